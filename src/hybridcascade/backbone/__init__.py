@@ -1,0 +1,1 @@
+"""Room `backbone`: see docs/architecture.md."""

@@ -1,0 +1,1 @@
+"""Room `cascade`: see docs/architecture.md."""

@@ -1,0 +1,1 @@
+"""Room `data`: see docs/architecture.md."""

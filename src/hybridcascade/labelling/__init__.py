@@ -1,0 +1,1 @@
+"""Room `labelling`: see docs/architecture.md."""

@@ -1,0 +1,120 @@
+"""The contract every method fulfils and the engine relies on.
+
+A method is an `nn.Module` that holds its backbone. It runs through named phases (`"text"` on encoded
+texts, `"image"` on pictures); for each it declares which parameters train, gives the loss of a batch,
+and after all of them it predicts. Everything it does not declare is frozen; the engine checks after
+the first step that the parameters that changed are the declared ones, no more and no fewer.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor, nn
+
+from hybridcascade.types import ImageBatch, LossReport, Prediction, TextBatch, UnlabeledBatch
+
+__all__ = ["Method", "ParameterGroup"]
+
+
+@dataclass(frozen=True)
+class ParameterGroup:
+    """Parameters that train with one learning rate.
+
+    Attributes:
+        name: for the logs, such as `"prompts"`.
+        parameters: names as in `Method.named_parameters()`.
+        lr_scale: factor on the phase's learning rate.
+        weight_decay: of this group; None means the phase's.
+    """
+
+    name: str
+    parameters: tuple[str, ...]
+    lr_scale: float = 1.0
+    weight_decay: float | None = None
+
+
+class Method(nn.Module, ABC):
+    """Base of all methods.
+
+    Class attributes:
+        name: registry key.
+        phases: the phases that train, in order; empty for a method that trains nothing.
+        needs: batches of the image phase: `"none"`, `"unlabelled"` (`UnlabeledBatch`) or
+            `"targets"` (`TargetBatch`).
+    """
+
+    name: ClassVar[str]
+    phases: ClassVar[tuple[str, ...]] = ()
+    needs: ClassVar[str] = "none"
+
+    @abstractmethod
+    def parameter_groups(self, phase: str) -> tuple[ParameterGroup, ...]:
+        """Declare what trains in `phase`. A parameter may be in one group only."""
+
+    def trainable_names(self, phase: str) -> frozenset[str]:
+        """Names of all parameters that train in `phase`."""
+        return frozenset(n for group in self.parameter_groups(phase) for n in group.parameters)
+
+    def begin_phase(self, phase: str, plain: Iterable[ImageBatch] | None, targets: Tensor | None = None) -> None:
+        """Prepare for a phase: initialise heads, compute frozen teachers once.
+
+        Args:
+            phase: the phase that begins.
+            plain: all training pictures once, in data set order, in the plain view; None in the text phase.
+            targets: target distributions by data set row, `[N, K]`, or None without labels.
+        """
+
+    def begin_epoch(self, phase: str, epoch: int, plain: Iterable[ImageBatch] | None) -> None:
+        """Hook before an epoch (0-based), for methods that refresh their pseudo-labels."""
+
+    def after_step(self, phase: str) -> None:
+        """Hook after each optimiser step, for EMA teachers."""
+
+    @abstractmethod
+    def training_loss(self, phase: str, batch: UnlabeledBatch | TextBatch, step: int) -> LossReport:
+        """Loss of one batch.
+
+        Args:
+            phase: the running phase.
+            batch: `TextBatch` in the text phase; `UnlabeledBatch` or `TargetBatch` in the image phase.
+            step: optimiser steps done in this phase; noise is drawn from (seed, phase, step), so that a
+                resumed run draws the same.
+        """
+
+    @abstractmethod
+    def forward(self, images: Tensor) -> Prediction:
+        """Predict normalised pictures `[B, 3, H, W]`."""
+
+    def artifact_state(self) -> dict[str, Tensor]:
+        """Tensors that a saved model needs to predict (no optimiser, no teacher, no cached targets).
+
+        `load_artifact_state` of a method built with the same settings restores it exactly.
+        """
+        return {k: v for k, v in self.state_dict().items() if not k.startswith("teacher")}
+
+    def load_artifact_state(self, state: dict[str, Tensor]) -> None:
+        """Restore what `artifact_state` gave.
+
+        Raises:
+            CheckpointError: keys or shapes differ from what this method needs.
+        """
+        from hybridcascade.errors import CheckpointError
+
+        own = self.artifact_state()
+        if missing := sorted(own.keys() - state.keys()):
+            raise CheckpointError(f"the saved model lacks {len(missing)} tensors, first {missing[0]!r}")
+        if extra := sorted(state.keys() - own.keys()):
+            raise CheckpointError(f"the saved model has {len(extra)} unknown tensors, first {extra[0]!r}")
+        for key, value in state.items():
+            if own[key].shape != value.shape:
+                found, wanted = tuple(value.shape), tuple(own[key].shape)
+                raise CheckpointError(f"saved tensor {key!r} has shape {found}, the model needs {wanted}")
+        self.load_state_dict(state, strict=False)
+
+    def learned(self) -> dict[str, list[float] | float]:
+        """Small learned quantities worth showing (NGA sigmas and weights, stage weights, temperature)."""
+        return {}
