@@ -1,0 +1,75 @@
+"""Pseudo-labels balanced over the whole data set by optimal transport."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from hybridcascade.errors import SettingsError
+
+__all__ = ["marginal_prior", "sinkhorn"]
+
+
+def marginal_prior(probabilities: Tensor, power: float) -> Tensor:
+    """Estimate class shares from predictions: `q_k ~ (mean_n p_nk)^power`.
+
+    Args:
+        probabilities: `[N, K]`, rows sum to 1.
+        power: 0 gives the uniform prior, 1 the predictions' own shares; in `[0, 1]`.
+
+    Returns:
+        Shares, `[K]`, summing to 1.
+
+    Raises:
+        SettingsError: `power` is out of range.
+    """
+    if not 0 <= power <= 1:
+        raise SettingsError(f"expected a prior power in [0, 1], got {power}")
+    shares = probabilities.double().mean(dim=0).clamp_min(1e-12) ** power
+    return (shares / shares.sum()).to(probabilities.dtype)
+
+
+def sinkhorn(
+    logits: Tensor,
+    epsilon: float = 1.0,
+    prior: Tensor | None = None,
+    iterations: int = 200,
+    tolerance: float = 1e-6,
+) -> Tensor:
+    """Return the soft labels nearest to the logits whose class shares are the prior.
+
+    `M = exp(logits / epsilon)` is scaled in turns to rows of 1/N and columns of the prior; the labels
+    are `N M`. All in logarithms and float64, so that no epsilon underflows. Rows are scaled last: they
+    sum to 1 exactly, the columns to the prior within `tolerance`.
+
+    Args:
+        logits: scores, `[N, K]`.
+        epsilon: temperature of the labels; positive. Small is close to a balanced argmax.
+        prior: class shares, `[K]`, summing to 1; None for uniform. A share of 0 empties the class.
+        iterations: at most so many turns.
+        tolerance: stop when no class share is further than this from the prior.
+
+    Returns:
+        Labels in the dtype of the logits, `[N, K]`, rows sum to 1.
+
+    Raises:
+        SettingsError: epsilon is not positive, or the prior is not a distribution over the K classes.
+    """
+    if not epsilon > 0:
+        raise SettingsError(f"expected a positive Sinkhorn epsilon, got {epsilon}")
+    count, classes = logits.shape
+    shares = torch.full((classes,), 1 / classes) if prior is None else prior
+    shares = shares.to(logits.device, torch.float64)
+    if shares.shape != (classes,) or bool((shares < 0).any()) or abs(float(shares.sum()) - 1) > 1e-4:
+        raise SettingsError(f"expected a prior of {classes} non-negative shares that sum to 1, got {shares.tolist()}")
+    log_columns = shares.log() + math.log(count)
+    log_plan = (logits.double() / epsilon).log_softmax(dim=1)
+    for _ in range(iterations):
+        log_sums = log_plan.logsumexp(dim=0)
+        if float((log_sums.exp() / count - shares).abs().max()) <= tolerance:
+            break
+        scale = torch.where(shares > 0, log_columns - log_sums, -torch.inf)
+        log_plan = (log_plan + scale).log_softmax(dim=1)
+    return log_plan.exp().to(logits.dtype)
