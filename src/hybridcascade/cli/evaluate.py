@@ -1,0 +1,44 @@
+"""`hybridcascade evaluate`: measure a saved run on labelled pictures."""
+
+from __future__ import annotations
+
+from hybridcascade.cli.parsing import CommandParser
+from hybridcascade.cli.terminal import command_output
+from hybridcascade.config import EvaluateConfig
+
+__all__ = ["parser", "run"]
+
+_EXAMPLES = """
+hybridcascade evaluate runs/mine --data labelled.csv
+hybridcascade evaluate runs/mine --data folder_per_class/
+hybridcascade evaluate runs/mine --data votes.csv --split test --json
+"""
+
+
+def parser() -> CommandParser:
+    """Return the parser of the command."""
+    summary = "Measure a saved run: accuracy, macro F1, calibration error, KL to the true distributions."
+    made = CommandParser("evaluate", summary, _EXAMPLES, EvaluateConfig)
+    made.add_argument("run", metavar="RUN", help="run folder that `hybridcascade train` made")
+    return made
+
+
+def run(arguments: list[str]) -> int:
+    """Run the command; return its exit code."""
+    reader = parser()
+    options = reader.read(arguments)
+    config = reader.config(EvaluateConfig, options)
+    with command_output(options.json, options.quiet, options.verbose) as terminal:
+        from hybridcascade.api import load
+
+        model = load(options.run, device=config.device)
+        metrics = model.evaluate(
+            config.data, split=config.split, batch_size=config.batch_size, workers=config.workers,
+            strict=config.strict, allow_outside=config.allow_outside,
+        )  # fmt: skip
+        if terminal.as_json:
+            terminal.json({"run": options.run, "data": config.data, "metrics": metrics})
+        else:
+            terminal.data("\n".join(f"{name:<10} {value:.4f}" for name, value in metrics.items()))
+        terminal.next(f"predict {options.run} YOUR_PICTURES --out predictions.csv")
+    return 0

@@ -1,0 +1,431 @@
+"""What a run is made of, as plain dataclasses: the options of the commands and the keys of the recipes.
+
+Nothing here imports torch, so a wrong option is answered at once. Each field is documented by the string
+below it (the command line shows it as help), with its unit. Values that contradict each other raise
+`SettingsError` when the object is made.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from hybridcascade.engine.schedules import SCHEDULES
+from hybridcascade.errors import SettingsError, UnknownNameError
+from hybridcascade.methods import catalogue  # noqa: F401  (registers the methods; imports no torch)
+from hybridcascade.methods.registry import method_entry
+from hybridcascade.methods.settings import PhaseDefaults, default_phases
+
+__all__ = [
+    "BACKBONES",
+    "DEVICES",
+    "PRECISIONS",
+    "TEXT_MODES",
+    "VIEWS",
+    "DemoConfig",
+    "EvaluateConfig",
+    "PhaseSettings",
+    "PredictConfig",
+    "TrainConfig",
+]
+
+BACKBONES: dict[str, str] = {
+    "nano": "12 blocks for the 64x64 sandbox, in the package: for trying out, not for photographs",
+    "ViT-B-32/openai": "151M parameters, 12 blocks, 224x224: the usual start (any MODEL/TAG of open_clip works)",
+    "ViT-B-16/openai": "150M parameters, 12 blocks, 224x224: finer patches, about 4x the time",
+    "ViT-L-14/openai": "428M parameters, 24 blocks, 224x224: the strongest of OpenAI's at this size",
+    "MODEL@FILE": "a local .pt or .safetensors file, such as ViT-B-32@weights.pt",
+    "hf-hub:ORG/NAME": "a repository of the Hugging Face hub that open_clip can read",
+}
+"""Ways to name CLIP weights, with what is behind each."""
+
+VIEWS: dict[str, str] = {
+    "none": "no augmentation: the student sees the plain view",
+    "lafter": "crop 0.2-1, flip, colour jitter, grey, blur (as LaFTer trains)",
+    "affect_safe": "geometry only: colour, brightness and blur carry the emotion",
+}
+"""Strong views and what each does. A test holds them equal to the data room's."""
+
+TEXT_MODES: dict[str, str] = {
+    "auto": "descriptions where a file is given and the method learns from texts, else templates",
+    "names": "the class names alone",
+    "templates": "the class names in sentence templates",
+    "descriptions": "templates and the sentences of --descriptions",
+}
+PRECISIONS = ("auto", "fp32", "bf16", "fp16")
+DEVICES = ("auto", "cpu", "cuda", "mps")
+
+
+@dataclass(frozen=True)
+class PhaseSettings:
+    """Numbers of one training phase; what is left out keeps the method's own default."""
+
+    epochs: int | None = None
+    """Passes over the pictures; in the text phase one epoch is one step on all texts."""
+
+    lr: float | None = None
+    """Highest learning rate of AdamW."""
+
+    weight_decay: float | None = None
+    """Weight decay of AdamW, per step and unit of learning rate."""
+
+    batch_size: int | None = None
+    """Pictures in a step (the text phase always takes all texts at once)."""
+
+    schedule: str | None = None
+    """Learning-rate schedule: none, warmup, cosine, cosine_warmup or multistep."""
+
+    warmup_epochs: float | None = None
+    """Length of the linear warm-up, in epochs."""
+
+    milestones: tuple[float, ...] | None = None
+    """Epochs at which multistep lowers the learning rate, ascending."""
+
+    gamma: float | None = None
+    """Factor of multistep at each milestone, above 0 and at most 1."""
+
+    def __post_init__(self) -> None:
+        _at_least("epochs", self.epochs, 0)
+        _at_least("lr", self.lr, 0)
+        _at_least("weight_decay", self.weight_decay, 0)
+        _at_least("batch_size", self.batch_size, 1)
+        _at_least("warmup_epochs", self.warmup_epochs, 0)
+        if self.schedule is not None and self.schedule not in SCHEDULES:
+            raise UnknownNameError("schedule", self.schedule, SCHEDULES)
+        if self.gamma is not None and not 0 < self.gamma <= 1:
+            raise SettingsError(f"gamma must be above 0 and at most 1, got {self.gamma}")
+        if self.milestones is not None:
+            object.__setattr__(self, "milestones", tuple(self.milestones))
+            if list(self.milestones) != sorted(set(self.milestones)) or min(self.milestones, default=1) <= 0:
+                raise SettingsError(f"milestones must be positive and ascending, got {list(self.milestones)}")
+
+    def given(self) -> dict[str, Any]:
+        """Return the numbers that were set, by field name."""
+        return {k: v for k, v in dataclasses.asdict(self).items() if v is not None}
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Everything that decides the result of a training run."""
+
+    data: str | None = None
+    """Training pictures: a folder, a folder per class, a .zip, or a manifest (.csv, .parquet, .jsonl).
+    Methods that learn from texts alone need none."""
+
+    classes: list[str] | str | None = None
+    """Class names: a file (.txt with a name a line, .json, .yaml), or names divided by commas.
+    Left out: the names that the data brings (folder names, manifest labels)."""
+
+    method: str = "hybrid_cascade"
+    """How to tune; `hybridcascade info` lists the methods."""
+
+    backbone: str = "nano"
+    """CLIP weights: nano (in the package), MODEL/TAG such as ViT-B-32/openai, MODEL@FILE, or hf-hub:ORG/NAME."""
+
+    out: str | None = None
+    """Run folder to make; it is never overwritten unless --overwrite says so."""
+
+    seed: int = 0
+    """Seed of everything drawn at random: 0 or above."""
+
+    descriptions: str | None = None
+    """JSON file {class: [sentence, ...]} with descriptions of the classes (LaFTer's format)."""
+
+    templates: str | None = None
+    """Sentences that class names are put into: general, evoked_emotion, or a text file with one a line, {} for the name.
+    Left out: what fits the classes."""
+
+    text_mode: str = "auto"
+    """Texts to learn from: auto, names, templates or descriptions."""
+
+    text_cache: str = "auto"
+    """Folder that keeps encoded texts between runs, `none` for no cache. `auto` is `hybridcascade/texts` in the
+    user's cache folder (XDG_CACHE_HOME or ~/.cache; ~/Library/Caches; LOCALAPPDATA): shared by all runs, since the
+    files are named by a hash of texts and weights and can only save time, never change a result."""
+
+    view: str | None = None
+    """Augmentation of the student's pictures: none, lafter or affect_safe. Left out: what the method asks for."""
+
+    precision: str = "auto"
+    """Compute dtype of the frozen weights: auto (bf16 where the hardware has it), fp32, bf16 or fp16."""
+
+    device: str = "auto"
+    """Where to train: auto, cpu, cuda or mps."""
+
+    devices: int = 1
+    """Number of devices to train on."""
+
+    epochs: int | None = None
+    """Epochs of the image phase: short for --image.epochs."""
+
+    batch_size: int | None = None
+    """Pictures in a step of the image phase: short for --image.batch_size."""
+
+    lr: float | None = None
+    """Learning rate of every phase; --text.lr and --image.lr go before it."""
+
+    schedule: str | None = None
+    """Schedule of every phase; --text.schedule and --image.schedule go before it."""
+
+    text: PhaseSettings = field(default_factory=PhaseSettings)
+    """Text phase: the classifier learns from sentences"""
+
+    image: PhaseSettings = field(default_factory=PhaseSettings)
+    """Image phase: the model learns from pictures"""
+
+    settings: dict[str, Any] = field(default_factory=dict)
+    """The method's own numbers; on the command line `--set key=value`, as often as needed."""
+
+    split: str | None = None
+    """Rows of a manifest to train on, by its `split` column; left out: all rows."""
+
+    workers: int = 0
+    """Processes that decode pictures beside the training process."""
+
+    accumulate: int = 1
+    """Steps whose gradients are added before the weights move."""
+
+    gradient_clip: float | None = None
+    """Largest norm of the gradient; left out: not clipped."""
+
+    strict: bool = False
+    """Stop at the first picture that cannot be read, instead of skipping and counting it."""
+
+    allow_outside: bool = False
+    """Let a manifest point to pictures outside its own folder."""
+
+    resume: bool = False
+    """Go on with the run in --out from its last checkpoint."""
+
+    overwrite: bool = False
+    """Replace the run in --out."""
+
+    def __post_init__(self) -> None:
+        entry = method_entry(self.method)
+        _check_backbone(self.backbone)
+        _one_of("text mode", self.text_mode, TEXT_MODES)
+        _one_of("precision", self.precision, PRECISIONS)
+        _one_of("device", self.device, DEVICES)
+        if self.view is not None:
+            _one_of("view", self.view, VIEWS)
+        PhaseSettings(epochs=self.epochs, batch_size=self.batch_size, lr=self.lr, schedule=self.schedule)  # checks them
+        _at_least("seed", self.seed, 0)
+        _at_least("workers", self.workers, 0)
+        _at_least("devices", self.devices, 1)
+        _at_least("accumulate", self.accumulate, 1)
+        self._check_combinations(entry.images)
+        for phase, numbers in self.phases().items():
+            _check_phase(phase, numbers)
+
+    def _check_combinations(self, images: str) -> None:
+        if self.resume and self.overwrite:
+            raise SettingsError("--resume and --overwrite contradict each other: go on with the run, or replace it")
+        if self.resume and not self.out:
+            raise SettingsError("--resume needs --out with the run folder to go on with")
+        if self.text_mode == "descriptions" and not self.descriptions:
+            raise SettingsError("text mode 'descriptions' needs --descriptions FILE with {class: [sentence, ...]}")
+        if self.descriptions and self.text_mode in ("names", "templates"):
+            raise SettingsError(f"--descriptions is given, but text mode {self.text_mode!r} does not read it")
+        if images != "none" and not self.data:
+            raise SettingsError(f"method {self.method!r} learns from pictures: say where they are with --data")
+        if not self.data and not self.classes:
+            raise SettingsError("without --data the classes must be named: --classes classes.txt or --classes awe,fear")
+        if self.gradient_clip is not None and self.gradient_clip <= 0:
+            raise SettingsError(f"gradient_clip must be above 0, got {self.gradient_clip}")
+
+    def phases(self) -> dict[str, PhaseDefaults]:
+        """Return the numbers of each phase of the method: its defaults with what was set laid over them.
+
+        Raises:
+            SettingsError: numbers were set for a phase that the method does not have.
+        """
+        defaults = default_phases(self.method)
+        shared = {k: v for k, v in (("lr", self.lr), ("schedule", self.schedule)) if v is not None}
+        short = {k: v for k, v in (("epochs", self.epochs), ("batch_size", self.batch_size)) if v is not None}
+        given: dict[str, dict[str, Any]] = {
+            "text": shared | self.text.given(),
+            "image": shared | short | self.image.given(),
+        }
+        own = {"text": self.text.given(), "image": short | self.image.given()}
+        for phase, numbers in own.items():
+            if numbers and phase not in defaults:
+                has = f"its phases: {', '.join(defaults)}" if defaults else "it trains nothing"
+                raise SettingsError(
+                    f"method {self.method!r} has no {phase} phase ({has}); drop {_keys(phase, numbers)}"
+                )
+        return {phase: dataclasses.replace(base, **given.get(phase, {})) for phase, base in defaults.items()}
+
+    def resolved(self) -> dict[str, Any]:
+        """Return the whole configuration as plain values, phases filled in: what `config.yaml` of a run holds."""
+        plain = dataclasses.asdict(self)
+        phases = {name: dataclasses.asdict(numbers) for name, numbers in self.phases().items()}
+        for numbers in phases.values():
+            numbers["milestones"] = list(numbers["milestones"])
+        for short in ("epochs", "batch_size", "lr", "schedule", "resume", "overwrite"):
+            plain.pop(short)
+        plain |= {"text": phases.get("text", {}), "image": phases.get("image", {})}
+        return plain
+
+
+@dataclass(frozen=True)
+class PredictConfig:
+    """How to predict with a saved run."""
+
+    out: str | None = None
+    """File to write: .csv, .jsonl or .parquet. Left out: CSV on stdout (JSON lines with --json)."""
+
+    batch_size: int = 64
+    """Pictures in a forward pass."""
+
+    workers: int = 0
+    """Processes that decode pictures beside the predicting process."""
+
+    device: str = "auto"
+    """Where to predict: auto, cpu, cuda or mps."""
+
+    strict: bool = False
+    """Stop at the first picture that cannot be read, instead of writing a row with the reason."""
+
+    allow_outside: bool = False
+    """Let a manifest point to pictures outside its own folder."""
+
+    def __post_init__(self) -> None:
+        _one_of("device", self.device, DEVICES)
+        _at_least("batch_size", self.batch_size, 1)
+        _at_least("workers", self.workers, 0)
+
+
+@dataclass(frozen=True)
+class EvaluateConfig:
+    """How to evaluate a saved run."""
+
+    data: str | None = None
+    """Labelled pictures: a folder per class, a manifest with labels, votes or probabilities, or a zip of either."""
+
+    split: str | None = None
+    """Rows of a manifest to evaluate on, by its `split` column; left out: all rows."""
+
+    batch_size: int = 64
+    """Pictures in a forward pass."""
+
+    workers: int = 0
+    """Processes that decode pictures beside the predicting process."""
+
+    device: str = "auto"
+    """Where to predict: auto, cpu, cuda or mps."""
+
+    strict: bool = False
+    """Stop at the first picture that cannot be read, instead of leaving it out and counting it."""
+
+    allow_outside: bool = False
+    """Let a manifest point to pictures outside its own folder."""
+
+    def __post_init__(self) -> None:
+        if not self.data:
+            raise SettingsError("say what to evaluate on: --data labelled.csv (or a folder per class, or a zip)")
+        _one_of("device", self.device, DEVICES)
+        _at_least("batch_size", self.batch_size, 1)
+        _at_least("workers", self.workers, 0)
+
+
+@dataclass(frozen=True)
+class DemoRow:
+    """One row of the demo: a method and what differs from its defaults."""
+
+    method: str
+    """Registry name of the method."""
+
+    text: PhaseSettings = field(default_factory=PhaseSettings)
+    """Numbers of the text phase."""
+
+    image: PhaseSettings = field(default_factory=PhaseSettings)
+    """Numbers of the image phase."""
+
+    view: str | None = None
+    """Augmentation of the student's pictures."""
+
+    settings: dict[str, Any] = field(default_factory=dict)
+    """The method's own numbers."""
+
+    def train_config(self, seed: int, backbone: str) -> TrainConfig:
+        """Return the row as a `TrainConfig` (its data and classes come from the sandbox)."""
+        return TrainConfig(
+            data="sandbox", classes="sandbox", method=self.method, backbone=backbone, seed=seed,
+            text=self.text, image=self.image, view=self.view, settings=self.settings,
+        )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class DemoConfig:
+    """The demo: every method on the same generated pictures."""
+
+    out: str = "runs/demo"
+    """Folder for results.json and report.html."""
+
+    seed: int = 0
+    """Seed of the pictures and of the training: 0 or above."""
+
+    train_pictures: int = 1500
+    """Unlabelled pictures that every tuned method sees."""
+
+    test_pictures: int = 1500
+    """Pictures that every method is evaluated on."""
+
+    domain: str = "shifted"
+    """Sandbox domain of all pictures: clean (as the nano CLIP was trained) or shifted (aged canvas)."""
+
+    backbone: str = "nano"
+    """CLIP weights."""
+
+    rows: list[DemoRow] = field(default_factory=list)
+    """Methods in the order of the table; recipes/demo.yaml has the shipped ones."""
+
+    overwrite: bool = False
+    """Replace what --out holds, whatever it is."""
+
+    def __post_init__(self) -> None:
+        _at_least("seed", self.seed, 0)
+        _at_least("train_pictures", self.train_pictures, 1)
+        _at_least("test_pictures", self.test_pictures, 1)
+        _one_of("domain", self.domain, ("clean", "shifted"))
+
+
+def _at_least(name: str, value: float | None, low: float) -> None:
+    if value is not None and not value >= low:
+        raise SettingsError(f"{name} must be {low} or above, got {value}")
+
+
+def _one_of(kind: str, name: str, valid: Mapping[str, str] | tuple[str, ...]) -> None:
+    if name not in valid:
+        raise UnknownNameError(kind, name, valid)
+
+
+def _check_backbone(name: str) -> None:
+    """Tell a slip of the pen at once; whether the weights exist only the backbone room knows."""
+    model, at, file = name.partition("@")
+    if at and not Path(file).is_file():
+        raise SettingsError(f"backbone {name!r}: there is no file {file!r}")
+    if at or name == "nano" or name.startswith("hf-hub:"):
+        return
+    model, slash, tag = name.rpartition("/")
+    if not (model and slash and tag):
+        raise UnknownNameError("backbone", name, BACKBONES, "A model of open_clip needs its tag: MODEL/TAG.")
+
+
+def _keys(phase: str, numbers: Mapping[str, Any]) -> str:
+    return ", ".join(f"--{phase}.{key}" for key in numbers)
+
+
+def _check_phase(phase: str, numbers: PhaseDefaults) -> None:
+    if numbers.schedule == "multistep" and not numbers.milestones:
+        raise SettingsError(f"schedule 'multistep' of the {phase} phase needs --{phase}.milestones, such as [10, 20]")
+    if numbers.schedule != "multistep" and numbers.milestones:
+        raise SettingsError(f"--{phase}.milestones belong to schedule 'multistep', got schedule {numbers.schedule!r}")
+    if numbers.schedule in ("warmup", "cosine_warmup") and 0 < numbers.epochs <= numbers.warmup_epochs:
+        raise SettingsError(
+            f"the {phase} phase has {numbers.epochs} epochs, all of them inside its warm-up of "
+            f"{numbers.warmup_epochs:g}: lower --{phase}.warmup_epochs or choose schedule 'none' or 'cosine'"
+        )
