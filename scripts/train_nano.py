@@ -65,7 +65,7 @@ def train(listing: Path, work: Path, args: argparse.Namespace) -> Path:
 
 
 @torch.no_grad()
-def zero_shot_accuracy(model: torch.nn.Module, data: SandboxData) -> float:
+def zero_shot_accuracy(model: open_clip.CLIP, data: SandboxData) -> float:
     """Zero-shot accuracy with the sandbox's templates, in per cent."""
     tokenizer = open_clip.get_tokenizer("nano")
     prototypes = []

@@ -166,7 +166,7 @@ def age(pictures: Floats, seed: int, severity: float = 1.0, start: int = 0) -> F
     fade, cast, dim, weave, blot, grain = (strength[:, i, None, None, None] for i in range(6))
     paper = np.array([0.80, 0.73, 0.58], dtype=np.float32)
     varnish = np.array([1.0, 0.86, 0.62], dtype=np.float32)
-    x = pictures + severity * (0.30 + 0.22 * fade) * (paper - pictures)
+    x: NDArray[np.floating] = pictures + severity * (0.30 + 0.22 * fade) * (paper - pictures)
     x = x * (1.0 + severity * (0.45 + 0.45 * cast) * (varnish - 1.0))
     line = np.linspace(-1, 1, SIZE, dtype=np.float32)
     far = (line[:, None] ** 2 + line[None, :] ** 2)[None, :, :, None] / 2
@@ -177,8 +177,8 @@ def age(pictures: Floats, seed: int, severity: float = 1.0, start: int = 0) -> F
     stains = coarse.repeat(SIZE // 8, axis=1).repeat(SIZE // 8, axis=2)[..., None]
     x = x + severity * (0.01 + 0.02 * blot) * stains
     noise = stream(seed, 22, start).standard_normal((n, SIZE, SIZE, 3), dtype=np.float32)
-    aged: Floats = x + severity * (0.01 + 0.03 * grain) * noise
-    return np.clip(aged, 0.0, 1.0)
+    x = x + severity * (0.01 + 0.03 * grain) * noise
+    return np.clip(x, 0.0, 1.0).astype(np.float32)
 
 
 def render(
