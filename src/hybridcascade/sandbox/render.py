@@ -178,7 +178,8 @@ def age(pictures: Floats, seed: int, severity: float = 1.0, start: int = 0) -> F
     x = x + severity * (0.01 + 0.02 * blot) * stains
     noise = stream(seed, 22, start).standard_normal((n, SIZE, SIZE, 3), dtype=np.float32)
     x = x + severity * (0.01 + 0.03 * grain) * noise
-    return np.clip(x, 0.0, 1.0).astype(np.float32)
+    aged: Floats = np.clip(x, 0.0, 1.0).astype(np.float32)
+    return aged
 
 
 def render(
