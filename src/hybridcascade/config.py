@@ -17,7 +17,7 @@ from hybridcascade.engine.schedules import SCHEDULES
 from hybridcascade.errors import SettingsError, UnknownNameError
 from hybridcascade.methods import catalogue  # noqa: F401  (registers the methods; imports no torch)
 from hybridcascade.methods.registry import method_entry
-from hybridcascade.methods.settings import PhaseDefaults, default_phases
+from hybridcascade.methods.settings import PhaseDefaults, default_phases, method_settings
 
 __all__ = [
     "BACKBONES",
@@ -25,11 +25,12 @@ __all__ = [
     "PRECISIONS",
     "TEXT_MODES",
     "VIEWS",
-    "DemoConfig",
     "EvaluateConfig",
     "PhaseSettings",
     "PredictConfig",
     "TrainConfig",
+    "at_least",
+    "one_of",
 ]
 
 BACKBONES: dict[str, str] = {
@@ -88,11 +89,11 @@ class PhaseSettings:
     """Factor of multistep at each milestone, above 0 and at most 1."""
 
     def __post_init__(self) -> None:
-        _at_least("epochs", self.epochs, 0)
-        _at_least("lr", self.lr, 0)
-        _at_least("weight_decay", self.weight_decay, 0)
-        _at_least("batch_size", self.batch_size, 1)
-        _at_least("warmup_epochs", self.warmup_epochs, 0)
+        at_least("epochs", self.epochs, 0)
+        at_least("lr", self.lr, 0)
+        at_least("weight_decay", self.weight_decay, 0)
+        at_least("batch_size", self.batch_size, 1)
+        at_least("warmup_epochs", self.warmup_epochs, 0)
         if self.schedule is not None and self.schedule not in SCHEDULES:
             raise UnknownNameError("schedule", self.schedule, SCHEDULES)
         if self.gamma is not None and not 0 < self.gamma <= 1:
@@ -135,7 +136,7 @@ class TrainConfig:
     """JSON file {class: [sentence, ...]} with descriptions of the classes (LaFTer's format)."""
 
     templates: str | None = None
-    """Sentences that class names are put into: general, evoked_emotion, or a text file with one a line, {} for the name.
+    """Sentences for the class names: general, evoked_emotion, or a text file with one a line, {} for the name.
     Left out: what fits the classes."""
 
     text_mode: str = "auto"
@@ -179,8 +180,11 @@ class TrainConfig:
     settings: dict[str, Any] = field(default_factory=dict)
     """The method's own numbers; on the command line `--set key=value`, as often as needed."""
 
+    use_labels: bool = False
+    """Learn from the labels, votes or probabilities of the data too, where the method can (joint target)."""
+
     split: str | None = None
-    """Rows of a manifest to train on, by its `split` column; left out: all rows."""
+    """Pictures to train on, by the `split` of the data; left out: all."""
 
     workers: int = 0
     """Processes that decode pictures beside the training process."""
@@ -206,16 +210,16 @@ class TrainConfig:
     def __post_init__(self) -> None:
         entry = method_entry(self.method)
         _check_backbone(self.backbone)
-        _one_of("text mode", self.text_mode, TEXT_MODES)
-        _one_of("precision", self.precision, PRECISIONS)
-        _one_of("device", self.device, DEVICES)
+        one_of("text mode", self.text_mode, TEXT_MODES)
+        one_of("precision", self.precision, PRECISIONS)
+        one_of("device", self.device, DEVICES)
         if self.view is not None:
-            _one_of("view", self.view, VIEWS)
+            one_of("view", self.view, VIEWS)
         PhaseSettings(epochs=self.epochs, batch_size=self.batch_size, lr=self.lr, schedule=self.schedule)  # checks them
-        _at_least("seed", self.seed, 0)
-        _at_least("workers", self.workers, 0)
-        _at_least("devices", self.devices, 1)
-        _at_least("accumulate", self.accumulate, 1)
+        at_least("seed", self.seed, 0)
+        at_least("workers", self.workers, 0)
+        at_least("devices", self.devices, 1)
+        at_least("accumulate", self.accumulate, 1)
         self._check_combinations(entry.images)
         for phase, numbers in self.phases().items():
             _check_phase(phase, numbers)
@@ -229,12 +233,19 @@ class TrainConfig:
             raise SettingsError("text mode 'descriptions' needs --descriptions FILE with {class: [sentence, ...]}")
         if self.descriptions and self.text_mode in ("names", "templates"):
             raise SettingsError(f"--descriptions is given, but text mode {self.text_mode!r} does not read it")
+        if self.use_labels and not hasattr(method_settings(self.method), "distribution_share"):
+            raise SettingsError(f"method {self.method!r} cannot learn from labels: drop --use_labels")
         if images != "none" and not self.data:
             raise SettingsError(f"method {self.method!r} learns from pictures: say where they are with --data")
         if not self.data and not self.classes:
             raise SettingsError("without --data the classes must be named: --classes classes.txt or --classes awe,fear")
         if self.gradient_clip is not None and self.gradient_clip <= 0:
             raise SettingsError(f"gradient_clip must be above 0, got {self.gradient_clip}")
+
+    @property
+    def learns_from_labels(self) -> bool:
+        """Whether the training pictures need targets."""
+        return self.use_labels or method_entry(self.method).images == "targets"
 
     def phases(self) -> dict[str, PhaseDefaults]:
         """Return the numbers of each phase of the method: its defaults with what was set laid over them.
@@ -293,9 +304,9 @@ class PredictConfig:
     """Let a manifest point to pictures outside its own folder."""
 
     def __post_init__(self) -> None:
-        _one_of("device", self.device, DEVICES)
-        _at_least("batch_size", self.batch_size, 1)
-        _at_least("workers", self.workers, 0)
+        one_of("device", self.device, DEVICES)
+        at_least("batch_size", self.batch_size, 1)
+        at_least("workers", self.workers, 0)
 
 
 @dataclass(frozen=True)
@@ -306,7 +317,7 @@ class EvaluateConfig:
     """Labelled pictures: a folder per class, a manifest with labels, votes or probabilities, or a zip of either."""
 
     split: str | None = None
-    """Rows of a manifest to evaluate on, by its `split` column; left out: all rows."""
+    """Pictures to evaluate on, by the `split` of the data; left out: all."""
 
     batch_size: int = 64
     """Pictures in a forward pass."""
@@ -326,79 +337,19 @@ class EvaluateConfig:
     def __post_init__(self) -> None:
         if not self.data:
             raise SettingsError("say what to evaluate on: --data labelled.csv (or a folder per class, or a zip)")
-        _one_of("device", self.device, DEVICES)
-        _at_least("batch_size", self.batch_size, 1)
-        _at_least("workers", self.workers, 0)
+        one_of("device", self.device, DEVICES)
+        at_least("batch_size", self.batch_size, 1)
+        at_least("workers", self.workers, 0)
 
 
-@dataclass(frozen=True)
-class DemoRow:
-    """One row of the demo: a method and what differs from its defaults."""
-
-    method: str
-    """Registry name of the method."""
-
-    text: PhaseSettings = field(default_factory=PhaseSettings)
-    """Numbers of the text phase."""
-
-    image: PhaseSettings = field(default_factory=PhaseSettings)
-    """Numbers of the image phase."""
-
-    view: str | None = None
-    """Augmentation of the student's pictures."""
-
-    settings: dict[str, Any] = field(default_factory=dict)
-    """The method's own numbers."""
-
-    def train_config(self, seed: int, backbone: str) -> TrainConfig:
-        """Return the row as a `TrainConfig` (its data and classes come from the sandbox)."""
-        return TrainConfig(
-            data="sandbox", classes="sandbox", method=self.method, backbone=backbone, seed=seed,
-            text=self.text, image=self.image, view=self.view, settings=self.settings,
-        )  # fmt: skip
-
-
-@dataclass(frozen=True)
-class DemoConfig:
-    """The demo: every method on the same generated pictures."""
-
-    out: str = "runs/demo"
-    """Folder for results.json and report.html."""
-
-    seed: int = 0
-    """Seed of the pictures and of the training: 0 or above."""
-
-    train_pictures: int = 1500
-    """Unlabelled pictures that every tuned method sees."""
-
-    test_pictures: int = 1500
-    """Pictures that every method is evaluated on."""
-
-    domain: str = "shifted"
-    """Sandbox domain of all pictures: clean (as the nano CLIP was trained) or shifted (aged canvas)."""
-
-    backbone: str = "nano"
-    """CLIP weights."""
-
-    rows: list[DemoRow] = field(default_factory=list)
-    """Methods in the order of the table; recipes/demo.yaml has the shipped ones."""
-
-    overwrite: bool = False
-    """Replace what --out holds, whatever it is."""
-
-    def __post_init__(self) -> None:
-        _at_least("seed", self.seed, 0)
-        _at_least("train_pictures", self.train_pictures, 1)
-        _at_least("test_pictures", self.test_pictures, 1)
-        _one_of("domain", self.domain, ("clean", "shifted"))
-
-
-def _at_least(name: str, value: float | None, low: float) -> None:
+def at_least(name: str, value: float | None, low: float) -> None:
+    """Raise `SettingsError` when a number is given and below `low` (or NaN)."""
     if value is not None and not value >= low:
         raise SettingsError(f"{name} must be {low} or above, got {value}")
 
 
-def _one_of(kind: str, name: str, valid: Mapping[str, str] | tuple[str, ...]) -> None:
+def one_of(kind: str, name: str, valid: Mapping[str, str] | tuple[str, ...]) -> None:
+    """Raise `UnknownNameError` when a name is not among the valid ones."""
     if name not in valid:
         raise UnknownNameError(kind, name, valid)
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from os import PathLike
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,13 +15,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from hybridcascade.data.sources import PictureSource, open_pictures, open_source
 from hybridcascade.errors import PictureError
-from hybridcascade.inputs import InputPicture
 from hybridcascade.methods.base import Method
 from hybridcascade.predictions import Predictions
 from hybridcascade.types import Prediction
 
-__all__ = ["pick_device", "predict_pictures", "stream_pictures"]
+__all__ = ["collect_pictures", "pick_device", "predict_pictures", "stream_pictures"]
 
 logger = logging.getLogger(__name__)
 
@@ -35,18 +37,41 @@ def pick_device(name: str) -> torch.device:
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
 
 
+def collect_pictures(inputs: Any, allow_outside: bool = False) -> PictureSource:
+    """Turn what `predict` accepts into one source with unique ids, in the order of the input.
+
+    Args:
+        inputs: a path (picture, folder, zip, manifest), a Pillow picture, a uint8 array `[H, W, 3]` or
+            `[N, H, W, 3]`, a `PictureSource`, or a list that mixes paths, pictures and arrays `[H, W, 3]`.
+        allow_outside: a manifest, given alone, may point to pictures outside its own folder.
+
+    Raises:
+        DataError: nothing there, no picture, a wrong type, or an id twice.
+    """
+    if isinstance(inputs, PictureSource):
+        return inputs.unlabeled()
+    if isinstance(inputs, np.ndarray):
+        return open_pictures(list(inputs) if inputs.ndim == 4 else [inputs])
+    if isinstance(inputs, Iterable) and not isinstance(inputs, str | PathLike):
+        inputs = list(inputs)
+        inputs = inputs[0] if len(inputs) == 1 and isinstance(inputs[0], str | PathLike) else inputs
+    if allow_outside and isinstance(inputs, str | PathLike):
+        return open_source(inputs, allow_outside=True).unlabeled()
+    return open_pictures(inputs)
+
+
 class _Cells(Dataset[_Cell]):
     """Decoded pictures or the reason why not; an exception in a worker would end the whole loop."""
 
-    def __init__(self, pictures: Sequence[InputPicture], view: Callable[..., Tensor], strict: bool) -> None:
-        self.pictures, self.view, self.strict = pictures, view, strict
+    def __init__(self, source: PictureSource, view: Callable[..., Tensor], strict: bool) -> None:
+        self.source, self.view, self.strict = source, view, strict
 
     def __len__(self) -> int:
-        return len(self.pictures)
+        return len(self.source)
 
     def __getitem__(self, row: int) -> _Cell:
         try:
-            return self.view(self.pictures[row].open()), None
+            return self.view(self.source.open(row)), None
         except (PictureError, OSError) as error:
             if self.strict:
                 raise
@@ -64,7 +89,7 @@ class _Part:
 def stream_pictures(
     method: Method,
     view: Callable[..., Tensor],
-    pictures: Sequence[InputPicture],
+    source: PictureSource,
     classes: tuple[str, ...],
     batch_size: int = 64,
     workers: int = 0,
@@ -76,7 +101,7 @@ def stream_pictures(
     Args:
         method: what predicts; moved to `device` and set to evaluation.
         view: PIL picture -> normalised tensor `[3, H, W]`.
-        pictures: what to predict.
+        source: the pictures to predict.
         classes: class names, K of them.
         batch_size: pictures in a forward pass.
         workers: decoding processes.
@@ -88,7 +113,7 @@ def stream_pictures(
     """
     method = method.to(device).eval()
     loader: DataLoader[_Cell] = DataLoader(
-        _Cells(pictures, view, strict),
+        _Cells(source, view, strict),
         batch_size=batch_size,
         num_workers=workers,
         collate_fn=list,
@@ -96,7 +121,7 @@ def stream_pictures(
     start = 0
     for cells in loader:
         began = time.perf_counter()
-        ids = tuple(p.id for p in pictures[start : start + len(cells)])
+        ids = source.ids[start : start + len(cells)]
         part = _predict_cells(method, cells, len(classes), device)
         start += len(cells)
         for name, error in zip(ids, part.errors, strict=True):
@@ -108,12 +133,12 @@ def stream_pictures(
 
 
 def predict_pictures(
-    method: Method, view: Callable[..., Tensor], pictures: Sequence[InputPicture], classes: tuple[str, ...],
+    method: Method, view: Callable[..., Tensor], source: PictureSource, classes: tuple[str, ...],
     batch_size: int = 64, workers: int = 0, strict: bool = False, device: torch.device | str = "cpu",
 ) -> Predictions:  # fmt: skip
     """Predict all pictures at once: the parts of `stream_pictures` put together, with the whole time."""
     began = time.perf_counter()
-    parts = list(stream_pictures(method, view, pictures, classes, batch_size, workers, strict, device))
+    parts = list(stream_pictures(method, view, source, classes, batch_size, workers, strict, device))
     return Predictions(
         ids=tuple(i for part in parts for i in part.ids),
         classes=classes,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from hybridcascade.cli.parsing import CommandParser
 from hybridcascade.cli.terminal import command_output
-from hybridcascade.config import DemoConfig
+from hybridcascade.demo_config import DemoConfig, check_demo_folder
 from hybridcascade.recipes import find_recipe
 
 __all__ = ["parser", "run"]
@@ -32,10 +32,10 @@ def run(arguments: list[str]) -> int:
     recipe = [] if _names_recipe(arguments) else ["--config", str(find_recipe("demo.yaml"))]
     options = reader.read([*recipe, *arguments])
     config = reader.config(DemoConfig, options)
+    check_demo_folder(config.out, config.overwrite)
     with command_output(options.json, options.quiet, options.verbose) as terminal:
-        from hybridcascade.demo import check_demo_folder, run_demo
+        from hybridcascade.demo import run_demo
 
-        check_demo_folder(config.out, config.overwrite)
         result = run_demo(config, say=terminal.say, progress=terminal.interactive)
         if terminal.as_json:
             terminal.json(result.results)

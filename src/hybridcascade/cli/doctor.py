@@ -109,9 +109,9 @@ def _devices() -> Check:
 
 
 def _bf16() -> Check:
-    from hybridcascade.backbone.loading import has_bf16
+    from hybridcascade.backbone.precision import has_bf16_units
 
-    units = [device for device in ("cuda", "cpu") if has_bf16(device)]
+    units = [device for device in ("cuda", "cpu") if has_bf16_units(device)]
     if units:
         return Check("bf16", "ok", f"units in: {', '.join(units)}; precision auto means bf16 there")
     return Check("bf16", "note", "no bf16 units; precision auto means fp32")

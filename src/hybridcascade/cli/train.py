@@ -23,7 +23,7 @@ hybridcascade train --config recipes/vit_b32.yaml --data photos/ --classes class
 hybridcascade train --data photos/ --classes classes.txt --method lafter --image.epochs 20 --lr 1e-4 \
 --schedule cosine --out runs/lafter
 hybridcascade train --data labelled.csv --method linear_probe --out runs/probe
-hybridcascade train --config runs/mine/config.yaml --out runs/mine --resume
+hybridcascade train --out runs/mine --resume
 """
 
 
@@ -36,7 +36,7 @@ def parser() -> CommandParser:
 def run(arguments: list[str]) -> int:
     """Run the command; return its exit code."""
     reader = parser()
-    options = reader.read(arguments)
+    options = reader.read(with_own_recipe(arguments))
     config = reader.config(TrainConfig, options)
     check_output(config)
     method_settings(config.method, config.settings)  # wrong keys are told before torch is loaded
@@ -47,6 +47,17 @@ def run(arguments: list[str]) -> int:
         result = train(config, progress=terminal.interactive)
         _report(terminal, config, result)
     return 0
+
+
+def with_own_recipe(arguments: list[str]) -> list[str]:
+    """Let `--out runs/mine --resume` alone go on with a run: its own config.yaml says the rest."""
+    names = [a.partition("=")[0] for a in arguments]
+    if "--resume" not in names or "--config" in names or "--out" not in names:
+        return arguments
+    place = names.index("--out")
+    out = arguments[place].partition("=")[2] or (arguments[place + 1] if place + 1 < len(arguments) else "")
+    own = Path(out) / "config.yaml"
+    return ["--config", str(own), *arguments] if out and own.is_file() else arguments
 
 
 def check_output(config: TrainConfig) -> None:

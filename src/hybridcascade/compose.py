@@ -1,0 +1,357 @@
+"""The composition root: the one place where a configuration becomes parts and the parts become a run.
+
+    configuration -> pictures, classes -> texts -> backbone -> method -> loaders -> engine -> saved model
+
+Parts get plain values and other parts, never the configuration.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import logging
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hybridcascade.backbone.clip import ClipBackbone
+from hybridcascade.backbone.loading import load_backbone
+from hybridcascade.cachedir import text_cache_folder
+from hybridcascade.config import TrainConfig
+from hybridcascade.data.classes import read_classes
+from hybridcascade.data.loaders import image_loader, target_loader, unlabeled_loader
+from hybridcascade.data.sources import PictureSource, UnreadablePicture, drop_unreadable, open_source
+from hybridcascade.data.texts import LabeledText
+from hybridcascade.data.views import plain_view, strong_view
+from hybridcascade.encoded import EncodedTexts, choose_texts, encode_texts
+from hybridcascade.engine.artifact import load_model, save_model
+from hybridcascade.engine.folder import RunFolder
+from hybridcascade.engine.provenance import collect_provenance
+from hybridcascade.engine.records import PhaseRecord
+from hybridcascade.engine.run import run_phases
+from hybridcascade.errors import CheckpointError, ClassListError, SettingsError
+from hybridcascade.methods.base import Method
+from hybridcascade.methods.registry import method_entry
+from hybridcascade.methods.settings import PhaseDefaults, default_view, method_settings
+
+__all__ = [
+    "TunedParts",
+    "TunedRun",
+    "build_method",
+    "load_parts",
+    "plain_view_of",
+    "save_parts",
+    "train",
+    "tune",
+]
+
+logger = logging.getLogger(__name__)
+
+_PLAIN_BATCH = 128  # pictures in a forward pass without gradients
+_TEXT_FEATURES = "texts.features"  # key in the saved tensors
+_ACCELERATORS = {"auto": "auto", "cpu": "cpu", "cuda": "gpu", "mps": "mps"}
+
+
+@dataclass(frozen=True)
+class TunedParts:
+    """A method that can predict, with all that predicting needs.
+
+    Attributes:
+        method: built and trained.
+        method_name: its registry key.
+        settings: its own numbers.
+        classes: K class names.
+        texts: what it learned from.
+        seed: of the training.
+    """
+
+    method: Method
+    method_name: str
+    settings: Mapping[str, Any]
+    classes: tuple[str, ...]
+    texts: EncodedTexts
+    seed: int
+
+
+@dataclass(frozen=True)
+class TunedRun:
+    """What `train` gives back.
+
+    Attributes:
+        parts: the tuned model.
+        records: one a phase.
+        pictures: how many pictures it was trained on.
+        unreadable: pictures that were left out, with the reason.
+        folder: the run folder, or None when nothing was saved.
+    """
+
+    parts: TunedParts
+    records: tuple[PhaseRecord, ...]
+    pictures: int
+    unreadable: tuple[UnreadablePicture, ...]
+    folder: Path | None
+
+    @property
+    def remarks(self) -> list[str]:
+        """Lines that tell a person what happened."""
+        texts = self.parts.texts
+        lines = [f"{self.pictures} pictures, {len(self.parts.classes)} classes, {len(texts.texts)} texts"]
+        if texts.truncated:
+            lines.append(f"{texts.truncated} texts were longer than the text tower reads, and were cut")
+        for record in self.records:
+            loss = f", last loss {record.history[-1].loss:.4f}" if record.history else ""
+            lines.append(f"{record.phase} phase {record.status}: {record.epochs} epochs, {record.seconds:.1f} s{loss}")
+        if self.unreadable:
+            lines.append(f"{len(self.unreadable)} pictures could not be read and were left out:")
+            lines += [f"  {picture.id}: {picture.reason}" for picture in self.unreadable]
+        return lines
+
+    def summary(self) -> dict[str, Any]:
+        """Plain values for `--json`."""
+        phases = [
+            {"phase": r.phase, "epochs": r.epochs, "steps": r.steps, "status": r.status, "seconds": round(r.seconds, 2)}
+            for r in self.records
+        ]
+        return {
+            "method": self.parts.method_name,
+            "classes": list(self.parts.classes),
+            "pictures": self.pictures,
+            "texts": len(self.parts.texts.texts),
+            "phases": phases,
+            "unreadable": [{"id": u.id, "reason": u.reason} for u in self.unreadable],
+        }
+
+
+def train(config: TrainConfig, source: PictureSource | None = None, progress: bool = False) -> TunedRun:
+    """Run a whole configuration: read, encode, tune, save.
+
+    Args:
+        config: what to do.
+        source: the pictures, when they are not at `config.data`.
+        progress: show progress bars on stderr, where that is a terminal.
+
+    Raises:
+        HybridCascadeError: of the kind that fits; nothing is saved that is not whole.
+    """
+    entry = method_entry(config.method)
+    source = _open_training_source(config) if source is None else source
+    classes = _choose_classes(config, source)
+    texts = choose_texts(classes, config.method, config.text_mode, config.templates, config.descriptions)
+    source, unreadable = (None, []) if source is None else drop_unreadable(source, config.strict)
+    backbone = load_backbone(config.backbone, config.precision, str(_device(config.device)))
+    encoded = encode_texts(backbone, texts, text_cache_folder(config.text_cache))
+    backbone.drop_text()
+    settings = dataclasses.asdict(method_settings(config.method, config.settings))
+    method = build_method(config.method, backbone, encoded, len(classes), config.seed, settings)
+    parts = TunedParts(method, config.method, settings, classes, encoded, config.seed)
+    folder = _open_folder(config, classes, source, backbone)
+    with _log_file(folder):
+        records = tune(
+            method, config.phases(), encoded, source if entry.images != "none" else None,
+            targets=source.targets(classes) if source is not None and config.learns_from_labels else None,
+            view=config.view or default_view(config.method), folder=folder, seed=config.seed, resume=config.resume,
+            progress=progress, workers=config.workers, device=config.device, devices=config.devices,
+            gradient_clip=config.gradient_clip, accumulate=config.accumulate,
+        )  # fmt: skip
+    if folder is not None:
+        save_parts(folder.model, parts)
+    count = 0 if source is None else len(source)
+    return TunedRun(parts, tuple(records), count, tuple(unreadable), None if folder is None else folder.path)
+
+
+def tune(
+    method: Method, phases: Mapping[str, PhaseDefaults], texts: EncodedTexts, source: PictureSource | None, *,
+    targets: Tensor | None = None, view: str = "none", folder: RunFolder | None = None, seed: int = 0,
+    resume: bool = False, progress: bool = False, workers: int = 0, device: str = "auto", devices: int = 1,
+    gradient_clip: float | None = None, accumulate: int = 1,
+) -> list[PhaseRecord]:  # fmt: skip
+    """Build the loaders of a method and let the engine run its phases.
+
+    Args:
+        method: freshly built; trained in place.
+        phases: numbers of each of its phases.
+        texts: for the text phase.
+        source: training pictures, or None for a method that needs none; labels are not passed on.
+        targets: target distributions by row `[N, K]`, for methods that learn from labels.
+        view: name of the strong view.
+        folder: run folder, or None to keep nothing on disk.
+        seed: of order, augmentation and noise.
+        resume: go on from the checkpoints in `folder`.
+        progress: show progress bars on stderr, where that is a terminal.
+        workers: decoding processes.
+        device: auto, cpu, cuda or mps.
+        devices: how many of them.
+        gradient_clip: largest norm of the gradient, or None.
+        accumulate: batches an optimiser step.
+    """
+    training = plain_pictures = None
+    if source is not None and "image" in phases:
+        backbone = _backbone_of(method)
+        plain, strong = plain_view_of(backbone), _strong_view_of(backbone, view)
+        batch = min(phases["image"].batch_size, len(source))
+        bare = source.unlabeled()
+        if targets is not None:
+            training = target_loader(bare, targets, plain, strong, batch, seed, workers=workers)
+        else:
+            training = unlabeled_loader(bare, plain, strong, batch, seed, workers=workers)
+        plain_pictures = image_loader(bare, plain, _PLAIN_BATCH, workers=workers)
+    return run_phases(
+        method, phases, texts.batch, training, plain_pictures, targets, folder, seed, resume, progress,
+        _ACCELERATORS[device], devices, gradient_clip, accumulate,
+    )  # fmt: skip
+
+
+def build_method(
+    name: str, backbone: ClipBackbone, texts: EncodedTexts, class_count: int, seed: int, settings: Mapping[str, Any]
+) -> Method:
+    """Build a method by name around a backbone.
+
+    Args:
+        name: registry key.
+        backbone: frozen; the method owns it from now on.
+        texts: encoded texts of the classes.
+        class_count: K.
+        seed: of random starts and noise.
+        settings: the method's own numbers, complete.
+    """
+    batch = texts.batch
+    kind: Callable[..., Method] = method_entry(name).load()
+    return kind(
+        backbone=backbone, text_features=batch.features, text_labels=batch.labels, class_count=class_count,
+        seed=seed, **settings,
+    )  # fmt: skip
+
+
+def plain_view_of(backbone: ClipBackbone) -> Any:
+    """Return the evaluation view of a backbone's weights: Pillow picture -> float `[3, H, W]`."""
+    return plain_view(backbone.image_size, backbone.mean, backbone.std, backbone.interpolation, backbone.resize_mode)
+
+
+def save_parts(folder: Path, parts: TunedParts) -> None:
+    """Save a tuned model, whole or not at all; see `engine.artifact`."""
+    from hybridcascade import __version__
+
+    backbone = _backbone_of(parts.method)
+    description = {
+        "created_with": f"hybridcascade {__version__}",
+        "method": parts.method_name,
+        "settings": dict(parts.settings),
+        "classes": list(parts.classes),
+        "seed": parts.seed,
+        "backbone": backbone.describe(),
+        "texts": [[t.text, t.label] for t in parts.texts.texts],
+    }
+    save_model(folder, parts.method.artifact_state() | {_TEXT_FEATURES: parts.texts.features}, description)
+
+
+def load_parts(path: str | Path) -> TunedParts:
+    """Load what `save_parts` saved, from a run folder or its `model` folder; nothing is downloaded.
+
+    Raises:
+        CheckpointError: there is no model, or it is damaged or of another kind.
+    """
+    place = Path(path)
+    if not place.is_dir():
+        raise CheckpointError(
+            f"there is no run folder at {str(path)!r}; `hybridcascade train ... --out {path}` makes one"
+        )
+    state, description = load_model(place / "model" if (place / "model").is_dir() else place)
+    try:
+        features = state.pop(_TEXT_FEATURES)
+        texts = EncodedTexts(tuple(LabeledText(text, label) for text, label in description["texts"]), features)
+        classes, seed = tuple(description["classes"]), int(description["seed"])
+        settings = dataclasses.asdict(method_settings(description["method"], description["settings"]))
+        backbone = ClipBackbone.from_description(description["backbone"])
+        method = build_method(description["method"], backbone, texts, len(classes), seed, settings)
+    except KeyError as error:
+        raise CheckpointError(f"the model in {str(path)!r} lacks {error}: it was saved by another version") from error
+    method.load_artifact_state(state)
+    method.requires_grad_(False)
+    return TunedParts(method.eval(), description["method"], settings, classes, texts, seed)
+
+
+def _open_training_source(config: TrainConfig) -> PictureSource | None:
+    if config.data is None:
+        return None
+    classes = read_classes(config.classes) if config.learns_from_labels and config.classes else None
+    return open_source(config.data, classes=classes, split=config.split, allow_outside=config.allow_outside)
+
+
+def _choose_classes(config: TrainConfig, source: PictureSource | None) -> tuple[str, ...]:
+    if config.classes:
+        return read_classes(config.classes)
+    if source is None or not source.classes:
+        where = f"{config.data!r} names no classes" if config.data else "no classes were named"
+        raise ClassListError(f"{where}: say them with --classes classes.txt or --classes awe,fear")
+    return tuple(source.classes)
+
+
+def _device(name: str) -> torch.device:
+    from hybridcascade.inference import pick_device
+
+    return pick_device(name)
+
+
+def _backbone_of(method: Method) -> ClipBackbone:
+    backbone = method.backbone
+    if not isinstance(backbone, ClipBackbone):
+        raise TypeError(f"method {type(method).__name__} must hold its ClipBackbone as `backbone`")
+    return backbone
+
+
+def _strong_view_of(backbone: ClipBackbone, name: str) -> Any:
+    return strong_view(name, backbone.image_size, backbone.mean, backbone.std, backbone.interpolation)
+
+
+def _open_folder(
+    config: TrainConfig, classes: tuple[str, ...], source: PictureSource | None, backbone: ClipBackbone
+) -> RunFolder | None:
+    if config.out is None:
+        return None
+    dataset = None if source is None else source.fingerprint()
+    if config.resume:
+        return _reopen_folder(config.out, dataset)
+    folder = RunFolder.create(config.out, config.overwrite)
+    folder.write_config(config.resolved() | {"classes": list(classes)})
+    weights = {"backbone": config.backbone, "weights_hash": backbone.weights_hash}
+    folder.write_provenance(collect_provenance(seed=config.seed, dataset=dataset, extra=weights))
+    return folder
+
+
+def _reopen_folder(out: str, dataset: str | None) -> RunFolder:
+    """Open a run to go on with; its pictures must be those it began with."""
+    folder = RunFolder.open(out)
+    try:
+        began_with = json.loads(folder.provenance_file.read_text(encoding="utf-8")).get("dataset")
+    except (OSError, ValueError) as error:
+        raise CheckpointError(
+            f"{folder.provenance_file} is missing or damaged; begin again with --overwrite"
+        ) from error
+    if began_with != dataset:
+        raise SettingsError(
+            f"--resume: the pictures are not those that {out!r} began with; begin again with --overwrite"
+        )
+    return folder
+
+
+@contextlib.contextmanager
+def _log_file(folder: RunFolder | None) -> Iterator[None]:
+    """Keep what the libraries remark in `logs/run.log`, since the terminal does not show it."""
+    if folder is None:
+        yield
+        return
+    folder.logs.mkdir(parents=True, exist_ok=True)
+    handler = logging.FileHandler(folder.logs / "run.log", encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    root = logging.getLogger()
+    root.addHandler(handler)
+    try:
+        yield
+    finally:
+        root.removeHandler(handler)
+        handler.close()
