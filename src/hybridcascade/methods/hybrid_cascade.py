@@ -1,0 +1,239 @@
+"""Our own method: balanced soft labels of a good teacher, cosine logits, stages beside CLIP's own path."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from contextlib import nullcontext
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from hybridcascade.backbone.plans import stage_plan
+from hybridcascade.cascade.fusion import StageFusion
+from hybridcascade.cascade.heads import CosineHead, ResidualAdapter, StageHeads, unit
+from hybridcascade.cascade.losses import fairness, joint_target, smooth_target, soft_cross_entropy, stage_consistency
+from hybridcascade.errors import SettingsError
+from hybridcascade.labelling.soft import make_labels
+from hybridcascade.methods.base import ParameterGroup
+from hybridcascade.methods.ema import averaged_weights, start_average, update_average
+from hybridcascade.methods.parts import (
+    TeacherMethod,
+    class_prototypes,
+    collect_rows,
+    layer_norm_names,
+    parameter_names,
+    seeded_generator,
+    shallow_prompts,
+)
+from hybridcascade.methods.settings import method_settings
+from hybridcascade.methods.stages import StageReader, learned_stages, stage_groups
+from hybridcascade.methods.text_head import as_texts, noisy_text_loss
+from hybridcascade.types import ImageBatch, LossReport, Prediction, TargetBatch, TextBatch, UnlabeledBatch
+
+if TYPE_CHECKING:
+    from hybridcascade.backbone.clip import ClipBackbone
+
+__all__ = ["HybridCascade"]
+
+
+class HybridCascade(TeacherMethod):
+    """Label-free tuning that starts at the zero-shot prediction and leaves it by evidence.
+
+    - The head starts at the mean texts and scores cosines at CLIP's logit scale, in teacher and student.
+    - The teacher labels all training pictures once, before training, balanced by Sinkhorn; `live` and
+      `ema` teachers relabel at each epoch, anchored to the first labels.
+    - The last block is a stage of its own on CLIP's own path (`ln_post`, `proj`), untouched at the
+      start; the shallower stages have their own alignment and join through learned fusion weights.
+
+    With a `TargetBatch` the joint target of class and distribution takes the labels' place.
+
+    Args:
+        backbone: the vision tower.
+        text_features: unit vectors, `[T, E]`.
+        text_labels: class of each text, int64 `[T]`.
+        class_count: K.
+        seed: of every draw.
+        settings: the fields of `HybridCascadeSettings`.
+
+    Raises:
+        SettingsError: the settings leave nothing to train on pictures.
+    """
+
+    name: ClassVar[str] = "hybrid_cascade"
+    phases: ClassVar[tuple[str, ...]] = ("text", "image")
+    needs: ClassVar[str] = "unlabelled"
+
+    teacher_prototypes: Tensor
+
+    def __init__(
+        self,
+        *,
+        backbone: ClipBackbone,
+        text_features: Tensor,
+        text_labels: Tensor,
+        class_count: int,
+        seed: int = 0,
+        **settings: Any,
+    ) -> None:
+        super().__init__()
+        own = self.settings = method_settings(self.name, settings)
+        self.seed = seed
+        self.backbone = backbone
+        self.register_buffer("teacher_prototypes", class_prototypes(text_features, text_labels, class_count))
+        self.head = CosineHead(self.teacher_prototypes, backbone.logit_scale, own.train_logit_scale)
+        self.prompts = shallow_prompts(backbone, own.prompts, own.prompt_init, seed) if own.prompts else None
+        self._build_stages()
+        self.adapter: nn.Module = nn.Identity()
+        if own.adapter_rank:
+            generator = seeded_generator(seed, "adapter")
+            self.adapter = ResidualAdapter(backbone.embed_dim, own.adapter_rank, generator)
+        if not self.trainable_names("image"):
+            raise SettingsError("hybrid_cascade: these settings leave nothing to train on pictures")
+
+    def _build_stages(self) -> None:
+        own = self.settings
+        depth = self.backbone.depth
+        plan = stage_plan(own.plan, depth)
+        # CLIP's own path is the last stage; merging earlier blocks into it is known to hurt.
+        shallow = [tuple(block for block in stage if block != depth) for stage in plan.stages]
+        sizes = [len(stage) for stage in shallow if stage]
+        self.taps = tuple(block for stage in shallow for block in stage)
+        self.reader = (
+            StageReader(self.backbone, sizes, own.pool, own.aggregation, own.sigma, own.sigma_per_layer)
+            if sizes
+            else None
+        )
+        self.fusion = StageFusion(len(sizes) + 1, own.fusion_start, own.fusion_gap)
+        self.stage_heads = StageHeads(self.head, len(sizes) + 1) if own.heads == "per_stage" else None
+
+    def parameter_groups(self, phase: str) -> tuple[ParameterGroup, ...]:
+        """Text: the head's class vectors. Image: what the settings switch on."""
+        if phase == "text":
+            return (ParameterGroup("head", ("head.weight",)),)
+        own = self.settings
+        heads = parameter_names(self._image_head(), "stage_heads" if self.stage_heads is not None else "head")
+        groups = (
+            ParameterGroup("head", tuple(n for n in heads if n.endswith("weight") and own.train_head)),
+            ParameterGroup("logit_scale", tuple(n for n in heads if n.endswith("log_scale")), weight_decay=0.0),
+            ParameterGroup("adapter", parameter_names(self.adapter, "adapter")),
+            ParameterGroup("layer_norms", layer_norm_names(self.backbone, own.train_layer_norms)),
+            ParameterGroup("prompts", parameter_names(self.prompts, "prompts") if self.prompts is not None else ()),
+            *stage_groups(self.reader, self.fusion, own.fusion_lr_scale),
+        )
+        return tuple(group for group in groups if group.parameters)
+
+    def _image_head(self) -> nn.Module:
+        return self.head if self.stage_heads is None else self.stage_heads
+
+    def begin_phase(self, phase: str, plain: Iterable[ImageBatch] | None, targets: Tensor | None = None) -> None:
+        """Image phase: label the pictures with the frozen teacher, then start the student's head.
+
+        Raises:
+            SettingsError: neither plain pictures for the teacher nor targets were given.
+        """
+        if phase != "image":
+            return
+        if targets is None:
+            if plain is None:
+                raise SettingsError("hybrid_cascade: the image phase needs plain pictures for its teacher, or targets")
+            logits = collect_rows(plain, self._frozen_teacher, self.device)
+            self._label(logits)
+            if self.settings.teacher != "frozen":
+                self.set_teacher("logits", logits)
+        self._start_head()
+        if self.settings.teacher == "ema":
+            start_average(self, self._image_names())
+
+    @torch.no_grad()
+    def _start_head(self) -> None:
+        if self.settings.head_start == "prototypes":
+            self.head.weight.copy_(self.teacher_prototypes)
+        if self.stage_heads is not None:
+            for head in self.stage_heads.heads:
+                head.load_state_dict(self.head.state_dict())
+
+    def _frozen_teacher(self, images: Tensor) -> Tensor:
+        """Logits of plain views `[B, 3, H, W]` before any training on pictures, `[B, K]`."""
+        features = unit(self.backbone.forward_taps(images).image.float())
+        source = self.settings.teacher_source
+        zero_shot = self.head.log_scale.exp() * features @ self.teacher_prototypes.T
+        if source == "zero_shot":
+            return zero_shot
+        learned: Tensor = self.head(features)
+        return learned if source == "text_head" else (zero_shot + learned) / 2
+
+    def _label(self, logits: Tensor) -> None:
+        own = self.settings
+        self.set_teacher(
+            "labels",
+            make_labels(logits, own.labels, own.sinkhorn_epsilon, own.prior_power, own.label_temperature),
+        )
+
+    def begin_epoch(self, phase: str, epoch: int, plain: Iterable[ImageBatch] | None) -> None:
+        """Live and ema teachers: relabel with the model as it is, anchored to the frozen teacher."""
+        frozen = self._buffers.get("teacher_logits")
+        if phase != "image" or epoch == 0 or frozen is None:
+            return
+        if plain is None:
+            raise SettingsError(f"hybrid_cascade: teacher={self.settings.teacher} needs plain pictures at each epoch")
+        own = self.settings
+        weights = averaged_weights(self, self._image_names()) if own.teacher == "ema" else nullcontext()
+        with weights:
+            present = collect_rows(plain, lambda images: self(images).logits, self.device)
+        self._label(own.teacher_share * frozen + (1 - own.teacher_share) * present)
+
+    def after_step(self, phase: str) -> None:
+        """Move the ema teacher."""
+        if phase == "image" and self.settings.teacher == "ema":
+            update_average(self, self._image_names(), self.settings.ema_decay)
+
+    def _image_names(self) -> list[str]:
+        return sorted(self.trainable_names("image"))
+
+    def training_loss(self, phase: str, batch: UnlabeledBatch | TextBatch, step: int) -> LossReport:
+        """Text: noisy texts. Image: fit of the fusion and of the stages, consistency, fairness."""
+        own = self.settings
+        if phase == "text":
+            return noisy_text_loss(
+                self.head,
+                as_texts(batch),
+                noise_std=own.noise_std,
+                smoothing=own.text_smoothing,
+                seed=self.seed,
+                step=step,
+            )
+        if isinstance(batch, TextBatch):
+            raise TypeError("the image phase expects pictures, got a TextBatch")
+        prediction = self(batch.strong)
+        target = self._target(batch)
+        terms = {"fit": soft_cross_entropy(prediction.logits, target)}
+        shallow = prediction.stage_logits[:, :-1]
+        if shallow.shape[1]:
+            repeated = target.repeat_interleave(shallow.shape[1], dim=0)
+            terms["stage_fit"] = own.stage_loss * soft_cross_entropy(shallow.flatten(0, 1), repeated)
+            consistency = stage_consistency(prediction.stage_logits, detach_teacher=True)
+            terms["consistency"] = own.consistency * consistency
+        if own.fairness:
+            terms["fairness"] = own.fairness * fairness(prediction.logits)
+        loss = torch.stack(list(terms.values())).sum()
+        return LossReport(loss, {"image_loss": loss.detach()} | {k: v.detach() for k, v in terms.items()})
+
+    def _target(self, batch: UnlabeledBatch) -> Tensor:
+        if isinstance(batch, TargetBatch):
+            return joint_target(batch.target, self.settings.distribution_share)
+        return smooth_target(self.teacher_rows("labels", batch.index), self.settings.label_smoothing)
+
+    def forward(self, images: Tensor) -> Prediction:
+        """Predict pictures `[B, 3, H, W]`: stages, cosine heads, fusion."""
+        patch_mean = self.reader is not None and self.reader.needs_patch_mean
+        taps = self.backbone.forward_taps(images, taps=self.taps, prompts=self.prompts, patch_mean=patch_mean)
+        features = taps.image.float().unsqueeze(1)
+        if self.reader is not None:
+            features = torch.cat([self.reader(taps), features], dim=1)
+        stage_logits = self._image_head()(self.adapter(unit(features)))
+        return Prediction(self.fusion(stage_logits), stage_logits, self.fusion.weights())
+
+    def learned(self) -> dict[str, list[float] | float]:
+        """Return sigmas, block weights, stage weights and the logit scale."""
+        return learned_stages(self.reader, self.fusion) | {"logit_scale": float(self.head.log_scale.exp())}

@@ -1,0 +1,229 @@
+import pytest
+import torch
+from torch.nn import functional
+
+from hybridcascade.cascade.losses import joint_loss, soft_cross_entropy, stage_consistency
+from hybridcascade.errors import DataError, SettingsError, TextError
+from hybridcascade.labelling.soft import make_labels
+from hybridcascade.methods.hybrid_cascade import HybridCascade
+from hybridcascade.methods.hybrid_cascade_seed import HybridCascadeSeed
+from hybridcascade.methods.linear_probe import LinearProbe
+from hybridcascade.methods.parts import class_prototypes, collect_rows, seeded_generator
+from hybridcascade.methods.text_only import TextOnly
+from hybridcascade.methods.zero_shot import ZeroShot
+from hybridcascade.types import UnlabeledBatch
+
+
+def hybrid(backbone, world, **settings):
+    return HybridCascade(backbone=backbone, **world.arguments(), **settings)
+
+
+def zero_shot_logits(backbone, world, images):
+    prototypes = torch.stack([world.texts.features[world.texts.labels == k].mean(dim=0) for k in range(4)])
+    features = functional.normalize(backbone.encode_image(images).float(), dim=-1)
+    return backbone.logit_scale * features @ functional.normalize(prototypes, dim=-1).T
+
+
+def test_zero_shot_is_clip_scoring(deep_backbone, deep_world):
+    method = ZeroShot(backbone=deep_backbone, **deep_world.arguments())
+    expected = zero_shot_logits(deep_backbone, deep_world, deep_world.plain)
+    torch.testing.assert_close(method(deep_world.plain).logits, expected, rtol=1e-4, atol=1e-4)
+    assert method.trainable_names("image") == frozenset()
+    with pytest.raises(NotImplementedError):
+        method.training_loss("image", deep_world.unlabeled([0]), 0)
+
+
+def test_text_only_scores_unit_features(deep_backbone, deep_world):
+    method = TextOnly(backbone=deep_backbone, **deep_world.arguments())
+    features = functional.normalize(deep_backbone.encode_image(deep_world.plain).float(), dim=-1)
+    torch.testing.assert_close(method(deep_world.plain).logits, method.head(features), rtol=1e-4, atol=1e-5)
+
+
+def test_text_stage_learns_the_texts(deep_backbone, deep_world):
+    method = TextOnly(backbone=deep_backbone, **deep_world.arguments())
+    optimiser = torch.optim.AdamW([method.head.weight], lr=0.01)
+    for step in range(200):
+        optimiser.zero_grad()
+        method.training_loss("text", deep_world.texts, step).loss.backward()
+        optimiser.step()
+    found = method.head(deep_world.texts.features).argmax(dim=1)
+    assert (found == deep_world.texts.labels).float().mean() == 1
+
+
+@pytest.mark.parametrize("settings", [{}, {"pool": "both"}, {"heads": "per_stage", "adapter_rank": 4}, {"prompts": 0}])
+def test_training_starts_at_the_zero_shot_prediction(settings, deep_backbone, deep_world):
+    method = hybrid(deep_backbone, deep_world, **settings)
+    method.begin_phase("image", deep_world.plain_batches())
+    prediction = method(deep_world.plain)
+    expected = zero_shot_logits(deep_backbone, deep_world, deep_world.plain)
+    torch.testing.assert_close(prediction.stage_logits[:, -1], expected, rtol=1e-3, atol=2e-3)
+    assert prediction.stage_logits.shape == (12, 4, 4)  # {5-7}, {8-9}, {10-11} and CLIP's own path
+    torch.testing.assert_close(
+        prediction.logits, torch.einsum("s,bsk->bk", prediction.stage_weights, prediction.stage_logits)
+    )
+    # The others hold three times exp(-5) of the weight, whatever they say.
+    assert prediction.stage_weights[-1] > 0.97
+    assert (prediction.logits.argmax(dim=1) == expected.argmax(dim=1)).float().mean() >= 0.9
+
+
+def test_teacher_labels_are_keyed_by_row_whatever_the_order(deep_backbone, deep_world):
+    method = hybrid(deep_backbone, deep_world, teacher_source="zero_shot")
+    method.begin_phase("image", deep_world.plain_batches())
+    expected = make_labels(zero_shot_logits(deep_backbone, deep_world, deep_world.plain))
+    torch.testing.assert_close(method.teacher_labels, expected, rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(method.teacher_labels.mean(dim=0), torch.full((4,), 0.25), rtol=1e-3, atol=1e-3)
+    shuffled = hybrid(deep_backbone, deep_world, teacher_source="zero_shot")
+    shuffled.begin_phase("image", deep_world.plain_batches(order=[7, 3, 11, 0, 1, 2, 4, 5, 6, 8, 9, 10]))
+    torch.testing.assert_close(shuffled.teacher_labels, method.teacher_labels, rtol=1e-3, atol=1e-3)
+
+
+def test_loss_is_the_sum_of_its_parts(deep_backbone, deep_world):
+    settings = {"stage_loss": 0.7, "consistency": 0.3, "fairness": 0.2}
+    method = hybrid(deep_backbone, deep_world, **settings)
+    method.begin_phase("image", deep_world.plain_batches())
+    batch = deep_world.unlabeled([4, 1, 9])
+    report = method.training_loss("image", batch, 0)
+    out = method(batch.strong)
+    target = method.teacher_labels[[4, 1, 9]]
+    stage_fit = torch.stack([soft_cross_entropy(out.stage_logits[:, s], target) for s in range(3)]).mean()
+    shares = out.logits.softmax(dim=1).mean(dim=0)
+    expected = soft_cross_entropy(out.logits, target) + 0.7 * stage_fit
+    expected = expected + 0.3 * stage_consistency(out.stage_logits) - 0.2 * shares.log().mean()
+    torch.testing.assert_close(report.loss, expected)
+
+
+def test_seed_loss_holds_the_consistency(deep_backbone, deep_world):
+    batch = deep_world.unlabeled([4, 1, 9])
+    method = HybridCascadeSeed(backbone=deep_backbone, **deep_world.arguments())
+    method.begin_phase("image", deep_world.plain_batches())
+    out = method(batch.strong)
+    labels = method.pseudo_labels(batch.plain).argmax(dim=1)
+    expected = functional.cross_entropy(out.logits, labels, label_smoothing=0.1)
+    expected = expected + 0.1 * stage_consistency(out.stage_logits)
+    torch.testing.assert_close(method.training_loss("image", batch, 0).loss, expected)
+    torch.testing.assert_close(out.stage_weights, torch.full((3,), 1 / 3))
+    torch.testing.assert_close(torch.tensor(method.learned()["nga_sigma_cls"]), torch.ones(3))
+
+
+def test_seed_last_stage_of_one_block_is_clip_itself(deep_backbone, deep_world):
+    settings = {"plan": "last", "prompt_init": "neutral"}
+    method = HybridCascadeSeed(backbone=deep_backbone, **deep_world.arguments(), **settings)
+    expected = method.head(deep_backbone.encode_image(deep_world.plain).float())
+    torch.testing.assert_close(method(deep_world.plain).logits, expected, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("kind", [HybridCascade, HybridCascadeSeed])
+def test_targets_take_the_place_of_labels(kind, deep_backbone, deep_world):
+    settings = {"stage_loss": 0.0} if kind is HybridCascade else {}
+    method = kind(backbone=deep_backbone, **deep_world.arguments(), consistency=0.0, **settings)
+    method.begin_phase("image", None, deep_world.targets)
+    batch = deep_world.with_targets([2, 8])
+    expected = joint_loss(method(batch.strong).logits, deep_world.targets[[2, 8]], 0.8)
+    torch.testing.assert_close(method.training_loss("image", batch, 0).loss, expected)
+
+
+@pytest.mark.parametrize("teacher", ["live", "ema"])
+def test_live_and_ema_teachers_relabel_each_epoch(teacher, deep_backbone, deep_world):
+    method = hybrid(deep_backbone, deep_world, teacher=teacher, teacher_share=0.25, ema_decay=0.5)
+    plain = deep_world.plain_batches()
+    method.begin_phase("image", plain)
+    first = method.teacher_labels.clone()
+    method.begin_epoch("image", 0, plain)
+    assert torch.equal(method.teacher_labels, first)
+    start = method.head.weight.detach().clone()
+    with torch.no_grad():
+        method.head.weight.add_(torch.randn(start.shape, generator=torch.Generator().manual_seed(0)))
+    method.after_step("image")
+    moved = method.head.weight.detach().clone()
+    method.begin_epoch("image", 1, plain)
+    assert torch.equal(method.head.weight, moved)
+    with torch.no_grad():
+        method.head.weight.copy_(moved if teacher == "live" else 0.5 * start + 0.5 * moved)
+        mixed = 0.25 * method.teacher_logits + 0.75 * method(deep_world.plain).logits
+    torch.testing.assert_close(method.teacher_labels, make_labels(mixed), rtol=1e-3, atol=1e-3)
+    assert not torch.allclose(method.teacher_labels, first, atol=1e-3)
+
+
+def test_text_trained_head_reaches_teacher_and_student_as_set(deep_backbone, deep_world):
+    for head_start in ("prototypes", "text"):
+        method = hybrid(deep_backbone, deep_world, head_start=head_start, teacher_source="text_head", labels="softmax")
+        with torch.no_grad():
+            method.head.weight.mul_(-1)  # as if the text stage had turned it round
+        text_head = method.head.weight.detach().clone()
+        method.begin_phase("image", deep_world.plain_batches())
+        expected = make_labels(-zero_shot_logits(deep_backbone, deep_world, deep_world.plain), "softmax")
+        torch.testing.assert_close(method.teacher_labels, expected, rtol=1e-3, atol=1e-3)
+        start = text_head if head_start == "text" else method.teacher_prototypes
+        assert torch.equal(method.head.weight.detach(), start)
+
+
+def test_phase_without_teacher_or_begin_is_an_error(deep_backbone, deep_world):
+    method = hybrid(deep_backbone, deep_world)
+    with pytest.raises(SettingsError, match="needs plain pictures"):
+        method.begin_phase("image", None)
+    with pytest.raises(SettingsError, match="call begin_phase"):
+        method.training_loss("image", deep_world.unlabeled([0]), 0)
+
+
+def test_last_half_is_the_deeper_half(deep_backbone, deep_world):
+    names = hybrid(deep_backbone, deep_world, train_layer_norms="last_half").trainable_names("image")
+    norms = {name for name in names if name.startswith("backbone.")}
+    blocks = {int(name.split("resblocks.")[1].split(".")[0]) for name in norms if "resblocks" in name}
+    assert blocks == {6, 7, 8, 9, 10, 11}
+    assert len(norms) == 6 * 4 + 2
+
+
+@pytest.mark.parametrize("settings", [{}, {"stages": "all", "pool": "both"}])
+def test_linear_probe_needs_only_rows_and_learns(settings, deep_backbone, deep_world):
+    method = LinearProbe(backbone=deep_backbone, **deep_world.arguments(), **settings)
+    method.begin_phase("image", deep_world.plain_batches(order=[*range(11, -1, -1)]), deep_world.targets)
+    torch.testing.assert_close(method.teacher_features.mean(dim=0), torch.zeros(method.teacher_features.shape[1]), atol=1e-4, rtol=0)
+    rows = torch.tensor([5, 0, 3])
+    empty = UnlabeledBatch(rows, ("a", "b", "c"), torch.empty(0), torch.empty(0))
+    expected = joint_loss(method(deep_world.plain[rows]).logits, deep_world.targets[rows], 1.0)
+    torch.testing.assert_close(method.training_loss("image", empty, 0).loss, expected, rtol=1e-3, atol=1e-3)
+    optimiser = torch.optim.AdamW(method.head.parameters(), lr=0.05, weight_decay=0.0)
+    everything = UnlabeledBatch(torch.arange(12), deep_world.ids(range(12)), torch.empty(0), torch.empty(0))
+    for step in range(300):
+        optimiser.zero_grad()
+        method.training_loss("image", everything, step).loss.backward()
+        optimiser.step()
+    found = method(deep_world.plain).probabilities.argmax(dim=1)
+    assert (found == deep_world.targets.argmax(dim=1)).float().mean() == 1
+
+
+def test_linear_probe_refuses_missing_or_misfitting_targets(deep_backbone, deep_world):
+    method = LinearProbe(backbone=deep_backbone, **deep_world.arguments())
+    with pytest.raises(SettingsError, match="supervised"):
+        method.begin_phase("image", deep_world.plain_batches())
+    with pytest.raises(DataError, match=r"shape \(12, 4\), got \(11, 4\)"):
+        method.begin_phase("image", deep_world.plain_batches(), deep_world.targets[:11])
+
+
+def test_prototypes_are_unit_means_and_every_class_needs_a_text():
+    features = torch.eye(4)[:3]
+    found = class_prototypes(features, torch.tensor([0, 0, 1]), 2)
+    torch.testing.assert_close(found, torch.tensor([[0.5**0.5, 0.5**0.5, 0, 0], [0, 0, 1.0, 0]]))
+    with pytest.raises(TextError, match="none for classes number \\[2\\]"):
+        class_prototypes(features, torch.tensor([0, 0, 1]), 3)
+    with pytest.raises(TextError, match="labels from 0 to 0"):
+        class_prototypes(features, torch.tensor([0, 0, 1]), 1)
+
+
+def test_rows_missing_or_repeated_are_an_error(deep_world):
+    device = torch.device("cpu")
+    batches = deep_world.plain_batches(order=[0, 1, 3])
+    with pytest.raises(DataError, match="once"):
+        collect_rows(batches, lambda images: images.mean(dim=(1, 2, 3)), device)
+    with pytest.raises(DataError, match="got none"):
+        collect_rows([], lambda images: images, device)
+
+
+def test_generators_differ_by_key_and_repeat():
+    def draw(*key):
+        return torch.rand(3, generator=seeded_generator(*key))
+
+    assert torch.equal(draw(0, "text", 1), draw(0, "text", 1))
+    assert not torch.equal(draw(0, "text", 1), draw(0, "text", 2))
+    assert not torch.equal(draw(0, "text", 1), draw(1, "text", 1))
+    assert not torch.equal(draw(0, "head"), draw(0, "prompts"))
