@@ -19,9 +19,9 @@ from contextlib import contextmanager
 from typing import Any
 
 import matplotlib
-from cycler import cycler
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.rcsetup import cycler
 
 __all__ = ["DARK", "GRID", "INK", "LIGHT", "MUTED", "PAPER", "SERIES", "TRUTH", "figure", "styled", "to_svg"]
 

@@ -119,7 +119,7 @@ def nga_weights(
     if blocks is not None and [len(b) for b in blocks] != [len(w) for w in weights]:
         raise DataError(f"blocks {list(map(list, blocks))} do not fit weights of lengths {[len(w) for w in weights]}")
     with styled():
-        canvas, (axes,) = figure(4.5, 2.7)
+        canvas, (axes,) = figure(3.9, 2.7)
         position, ticks, labels = 0.0, [], []
         for stage, values in enumerate(weights):
             places = [position + i for i in range(len(values))]
@@ -153,7 +153,7 @@ def stage_weights(weights: Sequence[float], title: str = "") -> str:
     """
     names = [f"stage {i}" for i in range(1, len(weights) + 1)]
     with styled():
-        canvas, (axes,) = figure(4.5, 0.9 + 0.36 * len(weights))
+        canvas, (axes,) = figure(3.9, 0.9 + 0.36 * len(weights))
         bars = axes.barh(names, weights, 0.7, color=[SERIES[i % len(SERIES)] for i in range(len(weights))])
         for i, bar in enumerate(bars):
             bar.set(hatch=_hatch(i), edgecolor=PAPER)
@@ -172,7 +172,7 @@ def training_curves(curve: TrainingCurve, title: str = "") -> str:
     """Draw loss above learning rate over training; more than 300 points become means of equal runs of steps."""
     step, loss, lr = (_thinned(values) for values in (curve.step, curve.loss, curve.lr))
     with styled():
-        canvas, axes = figure(4.5, 3.0, rows=2, ratios=(2.4, 1)) if lr else figure(4.5, 2.4)
+        canvas, axes = figure(3.9, 3.0, rows=2, ratios=(2.4, 1)) if lr else figure(4.5, 2.4)
         marker = "o" if len(step) <= 30 else None
         axes[0].plot(step, loss, color=SERIES[0], marker=marker, markersize=3.5)
         axes[0].set_ylabel("loss")
@@ -268,5 +268,5 @@ def reliability_diagram(bins: Reliability, title: str = "") -> str:
         axes.scatter([c for c, _, _ in filled], [a for _, a, _ in filled], s=sizes, color=SERIES[0], zorder=3)
         axes.set(xlim=(0, 1), ylim=(0, 1), aspect="equal", xlabel="confidence", ylabel="accuracy")
         axes.grid(color=GRID)
-        axes.set_title(f"{title}  ECE {100 * bins.ece:.1f}%".strip())
+        axes.set_title(f"{title} (ECE {100 * bins.ece:.1f}%)".strip())
         return to_svg(canvas, f"Reliability diagram, {title}: expected calibration error {bins.ece:.1%}")
