@@ -9,6 +9,7 @@ nothing.
 from __future__ import annotations
 
 import struct
+import threading
 import warnings
 import zlib
 from os import PathLike, fspath
@@ -40,6 +41,9 @@ _UPRIGHT = {
 _DAMAGE = (OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError, struct.error, zlib.error)
 
 
+_FILTERING = threading.Lock()
+
+
 def decode_picture(
     source: str | PathLike[str] | IO[bytes], max_pixels: int = MAX_PIXELS, name: str | None = None
 ) -> Image.Image:
@@ -60,8 +64,9 @@ def decode_picture(
     if name is None:
         name = fspath(source) if isinstance(source, str | PathLike) else "picture"
     try:
-        with warnings.catch_warnings():
-            # Pillow warns from 89 megapixels on; the limit that counts here is checked below.
+        # Pillow warns from 89 megapixels on; the limit that counts here is checked below. Warning
+        # filters belong to the whole process, hence the lock (only headers are read under it).
+        with _FILTERING, warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             picture = Image.open(source)
         with picture:
