@@ -32,6 +32,9 @@ _SIGNATURES = {
 }
 _CRISP_BELOW = 112  # pixels; smaller pictures are enlarged by the page, whose pixels should stay visible
 
+_BLOCK_WEIGHTS = re.compile(r"^(?:nga|block)_weights(?:_(?!stage)(?P<kind>[a-z]\w*?))?(?:_stage)?(?:_\d+)?$")
+"""`nga_weights`, `block_weights_cls_stage_2`: weights of blocks, by the kind of token they average, by stage."""
+
 _METRICS_TEXT = (
     ("Accuracy", "share of pictures whose most probable class is true; where the truth ties, any of the tied classes"),
     ("Macro F1", "F1 averaged over classes, so that rare classes count as much as frequent ones"),
@@ -308,25 +311,28 @@ prediction.</p>
 
 
 def _learned_by(method: str, values: Learned, blocks: Sequence[Sequence[int]] | None) -> str:
-    aggregation: list[list[float]] = []
+    aggregation: dict[str, list[list[float]]] = {}
     drawn: list[str] = []
     listed: list[tuple[str, str]] = []
     for name, value in values.items():
         if isinstance(value, (int, float)):
             listed.append((name, f"{value:.4g}"))
-        elif name.startswith("nga_weights"):
-            aggregation += _rows(value)
+        elif match := _BLOCK_WEIGHTS.match(name):
+            aggregation.setdefault(match["kind"] or "", []).extend(_rows(value))
         elif name.startswith("stage_weights"):
             drawn += [_figure(plots.stage_weights(row, name.replace("_", " "))) for row in _rows(value)]
         else:
             listed.append((name, ", ".join(map(_number, value))))
-    if aggregation:
-        fitting = blocks if blocks is not None and [len(b) for b in blocks] == [len(w) for w in aggregation] else None
-        drawn.insert(0, _figure(plots.nga_weights(aggregation, fitting, "NGA weights")))
+    weights = [_figure(_nga(kind, rows, blocks)) for kind, rows in aggregation.items()]
     facts = "".join(f"<dt>{escape(name)}</dt><dd>{escape(text)}</dd>" for name, text in listed)
-    return f"<h3>{escape(method)}</h3>{_grid(drawn) if drawn else ''}" + (
-        f'<dl class="facts">{facts}</dl>' if facts else ""
-    )
+    facts = f'<dl class="facts">{facts}</dl>' if facts else ""
+    return f"<h3>{escape(method)}</h3>{_grid(weights + drawn) if weights + drawn else ''}{facts}"
+
+
+def _nga(kind: str, weights: list[list[float]], blocks: Sequence[Sequence[int]] | None) -> str:
+    fits = blocks is not None and [len(b) for b in blocks] == [len(w) for w in weights]
+    title = f"NGA weights ({kind.replace('_', ' ')})" if kind else "NGA weights"
+    return plots.nga_weights(weights, blocks if fits else None, title)
 
 
 def _rows(value: Sequence[float] | Sequence[Sequence[float]]) -> list[list[float]]:
@@ -368,5 +374,4 @@ def _how_made(data: ReportData) -> str:
     command = f"<pre><code>{escape(data.command)}</code></pre>" if data.command else ""
     return f"""<section><h2>How this was made</h2>
 {command}<dl class="facts">{shown}</dl>
-<p class="note">No label of the test pictures was read before the final evaluation, which took the last checkpoint,
-once.</p></section>"""
+<p class="note">{escape(data.protocol)}</p></section>"""

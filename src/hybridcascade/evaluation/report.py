@@ -65,11 +65,12 @@ class ReportData:
         versions: package versions by name.
         examples: pictures; about a dozen stay readable.
         shown: methods drawn for each example, at most three; all are in its table. Empty: the first and the best.
-        learned: learned quantities by method. Names that begin with `nga_weights` (one sequence a stage, or a
-            name a stage) and `stage_weights` are drawn, the others listed.
+        learned: learned quantities by method. `stage_weights` and names such as `nga_weights` (one sequence a
+            stage) or `block_weights_cls_stage_1` (one name a stage, a plot for `cls`) are drawn, others listed.
         blocks: blocks of each stage by method, to label the NGA weights.
         curves: training curves by method and phase.
         reliability: from `metrics.reliability`, by method.
+        protocol: how the figures were taken, a sentence or two.
         notes: remarks on how to read the figures, a paragraph each.
     """
 
@@ -89,6 +90,7 @@ class ReportData:
     blocks: Mapping[str, Sequence[Sequence[int]]] = field(default_factory=dict)
     curves: Mapping[str, Mapping[str, TrainingCurve]] = field(default_factory=dict)
     reliability: Mapping[str, Reliability] = field(default_factory=dict)
+    protocol: str = "The last checkpoint was evaluated, once. No label of a test picture was read before."
     notes: Sequence[str] = ()
 
     def __post_init__(self) -> None:
