@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -172,3 +173,21 @@ def texts() -> TextBatch:
     generator = torch.Generator().manual_seed(3)
     features = nn.functional.normalize(torch.randn(12, E, generator=generator), dim=1)
     return TextBatch(features, torch.arange(12) % K)
+
+
+@dataclass(frozen=True)
+class Numbers:
+    """Numbers of a phase."""
+
+    epochs: int = 3
+    lr: float = 0.01
+    weight_decay: float = 0.01
+    schedule: str = "none"
+    warmup_epochs: float = 3.0
+    milestones: tuple[float, ...] = ()
+    gamma: float = 0.1
+
+
+def both(text: int = 5, image: int = 3, **numbers) -> dict[str, Numbers]:
+    """Numbers of both phases."""
+    return {"text": Numbers(text, **numbers), "image": Numbers(image, **numbers)}

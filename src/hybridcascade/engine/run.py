@@ -132,6 +132,8 @@ def run_phases(
     for phase in method.phases:
         _check_phase(method, phase, phases, text_batch, train_loader)
     _check_run(method, run, resume, accumulate, checkpoint_every, gradient_clip)
+    if any(word in strategy for word in ("spawn", "fork", "notebook")):
+        raise SettingsError(f"strategy {strategy!r} trains in copies of this process; use 'ddp', from a script")
     options = {
         "accelerator": accelerator, "devices": devices, "strategy": strategy, "num_nodes": num_nodes,
         "precision": precision, "gradient_clip_val": gradient_clip, "accumulate": accumulate,
