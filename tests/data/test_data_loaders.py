@@ -68,6 +68,7 @@ def test_workers_change_nothing(kind, tmp_path):
             assert torch.equal(one.strong, two.strong)
 
 
+@pytest.mark.slow  # a spawned worker imports torch anew
 def test_spawned_workers_work():
     source = memory(6)
     loader = unlabeled_loader(source, PLAIN, strong_view("lafter", 16), 4, seed=7)

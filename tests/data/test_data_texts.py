@@ -1,6 +1,8 @@
 """Class lists, templates and descriptions."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -150,3 +152,12 @@ def test_description_file_missing_or_not_utf8(tmp_path):
     (tmp_path / "l.json").write_bytes(b'{"caf\xe9": []}')
     with pytest.raises(TextError, match="expected UTF-8 text"):
         read_descriptions(tmp_path / "l.json", NAMES)
+
+
+def test_checking_classes_and_texts_needs_no_heavy_import():
+    code = (
+        "import sys, hybridcascade.data.classes, hybridcascade.data.texts, hybridcascade.data.manifest\n"
+        "print(sorted({'torch', 'torchvision', 'pandas', 'pyarrow', 'PIL'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
