@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch.nn import functional
 
+from hybridcascade.backbone.clip import ClipBackbone
 from hybridcascade.types import ImageBatch, TargetBatch, TextBatch, UnlabeledBatch
 
 CLASSES = 4
@@ -48,3 +49,55 @@ class World:
             "class_count": CLASSES,
             "seed": 3,
         }
+
+
+def tiny_backbone(depth, seed, precision="fp32"):
+    """A random tower of 16 patches and 2 heads, with LayerNorms that are not the identity."""
+    description = {
+        "format": 1,
+        "name": "tiny",
+        "embed_dim": 24,
+        "vision_cfg": {"layers": depth, "width": 32, "head_width": 16, "patch_size": 4, "image_size": 16},
+        "quick_gelu": True,
+        "precision": precision,
+        "logit_scale": 20.0,
+        "weights_hash": "0" * 64,
+        "tokenizer": "none",
+        "mean": [0.5, 0.5, 0.5],
+        "std": [0.25, 0.25, 0.25],
+        "interpolation": "bicubic",
+        "resize_mode": "shortest",
+    }
+    backbone = ClipBackbone.from_description(description)
+    draw = torch.Generator().manual_seed(seed)
+    for name, parameter in backbone.named_parameters():
+        noise = torch.randn(parameter.shape, generator=draw).to(parameter.dtype)
+        start = 1.0 if name.endswith("weight") and parameter.dim() == 1 else 0.0
+        spread = 0.2 if parameter.dim() == 1 else parameter.shape[-1] ** -0.5
+        parameter.data.copy_(start + spread * noise)
+    return backbone
+
+
+@pytest.fixture
+def backbone():
+    return tiny_backbone(depth=3, seed=0)
+
+
+@pytest.fixture
+def world(backbone):
+    return World(backbone.embed_dim, backbone.image_size)
+
+
+@pytest.fixture
+def make_deep_backbone():
+    return lambda seed=0, precision="fp32": tiny_backbone(12, seed, precision)
+
+
+@pytest.fixture
+def deep_backbone(make_deep_backbone):
+    return make_deep_backbone()
+
+
+@pytest.fixture
+def deep_world(deep_backbone):
+    return World(deep_backbone.embed_dim, deep_backbone.image_size)

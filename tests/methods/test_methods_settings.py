@@ -76,7 +76,12 @@ def test_values_are_checked():
 
 def test_faithful_pins_laftes_numbers():
     settings = method_settings("lafter")
-    assert (settings.preset, settings.prompts, settings.noise_std, settings.label_smoothing) == ("faithful", 50, 0.1, 0.1)
+    assert (settings.preset, settings.prompts, settings.noise_std, settings.label_smoothing) == (
+        "faithful",
+        50,
+        0.1,
+        0.1,
+    )
     phases = default_phases("lafter")
     assert (phases["text"].epochs, phases["text"].lr, phases["text"].weight_decay) == (400, 5e-4, 0.01)
     assert (phases["image"].epochs, phases["image"].lr, phases["image"].batch_size) == (50, 5e-4, 50)

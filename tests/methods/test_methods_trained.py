@@ -21,7 +21,7 @@ CASES = {
         {"pool": "both", "heads": "per_stage", "adapter_rank": 2, "train_logit_scale": True},
         {"pool": "patch", "train_layer_norms": "last_half", "prompts": 0, "sigma_per_layer": True},
         {"plan": "last", "train_layer_norms": "none", "prompts": 0},
-        {"plan": ((3,), (8,)), "aggregation": "free", "train_head": False, "fairness": 0.1},
+        {"plan": ((7,), (8,)), "aggregation": "free", "train_head": False, "fairness": 0.1},
         {"plan": "cascade_clip", "stage_loss": 0.0, "consistency": 0.0, "fusion_start": "uniform", "teacher": "ema"},
     ],
     "linear_probe": [{}, {"stages": "all", "pool": "both"}],
@@ -134,3 +134,16 @@ def test_wrong_kind_of_batch_is_named(name, deep_backbone, deep_world):
     method.begin_phase("image", deep_world.plain_batches())
     with pytest.raises(TypeError, match="TextBatch"):
         method.training_loss("image", deep_world.texts, 0)
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+@pytest.mark.parametrize("name", ["lafter", "hybrid_cascade_seed", "hybrid_cascade", "linear_probe"])
+def test_low_precision_towers_train_float32_parameters(name, precision, make_deep_backbone, deep_world):
+    method = build(name, make_deep_backbone(precision=precision), deep_world, {})
+    for phase in method.phases:
+        _, changed = train_steps(method, phase, deep_world, targets=method.needs == "targets")
+        assert changed == method.trainable_names(phase)
+    named = dict(method.named_parameters())
+    trained = {name for phase in method.phases for name in method.trainable_names(phase)}
+    assert {named[name].dtype for name in trained} == {torch.float32}
+    assert method(deep_world.plain).logits.dtype == torch.float32

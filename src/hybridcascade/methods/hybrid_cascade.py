@@ -217,7 +217,8 @@ class HybridCascade(TeacherMethod):
         if own.fairness:
             terms["fairness"] = own.fairness * fairness(prediction.logits)
         loss = torch.stack(list(terms.values())).sum()
-        return LossReport(loss, {"image_loss": loss.detach()} | {k: v.detach() for k, v in terms.items()})
+        scalars: dict[str, float | Tensor] = {"image_loss": loss.detach()}
+        return LossReport(loss, scalars | {name: term.detach() for name, term in terms.items()})
 
     def _target(self, batch: UnlabeledBatch) -> Tensor:
         if isinstance(batch, TargetBatch):

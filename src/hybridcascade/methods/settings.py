@@ -321,7 +321,7 @@ SETTINGS: dict[str, tuple[type[Any], dict[str, PhaseDefaults], str]] = {
     ),
     "linear_probe": (
         LinearProbeSettings,
-        {"image": PhaseDefaults(epochs=100, lr=1e-2, weight_decay=0.01, batch_size=512, schedule="cosine")},
+        {"image": PhaseDefaults(epochs=100, lr=2e-3, weight_decay=0.01, batch_size=512, schedule="cosine")},
         "none",
     ),
 }

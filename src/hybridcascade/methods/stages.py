@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import Tensor, nn
 
-from hybridcascade.cascade.aggregation import GaussianAggregation, make_aggregation
+from hybridcascade.cascade.aggregation import GaussianAggregation, StageAggregation, make_aggregation
 from hybridcascade.cascade.align import CascadeStages, StageAlignment
 from hybridcascade.cascade.fusion import StageFusion
 from hybridcascade.errors import SettingsError
@@ -62,6 +62,11 @@ class StageReader(nn.Module):
         """Return stage features, `[B, S, E]`, not normalised; for `both` the mean of the two kinds."""
         return torch.stack([self._read(kind, taps) for kind in self.kinds]).mean(dim=0)
 
+    def aggregation(self, kind: str) -> StageAggregation:
+        """Return the aggregation of `"cls"` or `"patch"` tokens."""
+        stages = cast(CascadeStages, self.stages[kind])
+        return stages.aggregation
+
     def _read(self, kind: str, taps: Taps) -> Tensor:
         tokens = taps.cls if kind == "cls" else taps.patch_mean
         if tokens is None:
@@ -96,8 +101,8 @@ def learned_stages(reader: StageReader | None, fusion: StageFusion) -> dict[str,
     found: dict[str, list[float] | float] = {"stage_weights": fusion.weights().detach().cpu().tolist()}
     if reader is None:
         return found
-    for kind, stages in reader.stages.items():
-        aggregation = stages.aggregation
+    for kind in reader.kinds:
+        aggregation = reader.aggregation(kind)
         if isinstance(aggregation, GaussianAggregation):
             found[f"nga_sigma_{kind}"] = aggregation.sigma().detach().cpu().tolist()
         for number, weights in enumerate(aggregation.stage_weights(), start=1):
