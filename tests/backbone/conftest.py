@@ -18,21 +18,31 @@ TINY = {
     "vision_cfg": {"image_size": 32, "layers": 12, "width": 64, "head_width": 32, "patch_size": 8},
     "text_cfg": {"context_length": 16, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 2},
 }
+# Heads of width 64 in both towers, as OpenAI's models have: open_clip's own loader derives the heads so.
+OPENAI_HEADS = {
+    **TINY,
+    "vision_cfg": {**TINY["vision_cfg"], "head_width": 64},
+    "text_cfg": {**TINY["text_cfg"], "width": 64, "heads": 1},
+}
 
 
 @pytest.fixture(scope="session")
 def tiny_configs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict]:
     folder = tmp_path_factory.mktemp("configs")
-    configs = {"ViT-tiny": TINY, "ViT-tiny-quickgelu": {**TINY, "quick_gelu": True}}
+    configs = {
+        "ViT-tiny": TINY,
+        "ViT-tiny-quickgelu": {**TINY, "quick_gelu": True},
+        "ViT-tiny-heads64": OPENAI_HEADS,
+    }
     for name, config in configs.items():
         (folder / f"{name}.json").write_text(json.dumps(config))
         open_clip.add_model_config(folder / f"{name}.json")
     return configs
 
 
-def make_model(quick_gelu: bool = False, seed: int = 0) -> open_clip.CLIP:
+def make_model(quick_gelu: bool = False, seed: int = 0, config: dict = TINY) -> open_clip.CLIP:
     torch.manual_seed(seed)
-    model = open_clip.CLIP(**copy.deepcopy(TINY), quick_gelu=quick_gelu).eval()
+    model = open_clip.CLIP(**copy.deepcopy(config), quick_gelu=quick_gelu).eval()
     with torch.no_grad():  # the initial LayerNorms and biases are 1 and 0: too kind to show a mix-up
         for parameter in model.parameters():
             if parameter.ndim == 1:

@@ -53,13 +53,11 @@ def test_openai_archive_runs_under_quick_gelu_whatever_the_name_says(openai_arch
         assert (backbone.encode_image(pictures) - under_gelu).abs().max() > 1e-3  # the trap, were it open
 
 
-def test_openai_archive_equals_open_clip_s_own_loader(openai_archive, pictures):
-    theirs = open_clip.load_openai_model(str(openai_archive), precision="fp32", device="cpu")
-    # open_clip derives the heads from OpenAI's head width of 64; the tiny model has 32.
-    for tower in (theirs.visual.transformer, theirs.transformer):
-        for block in tower.resblocks:
-            block.attn.num_heads, block.attn.head_dim = 2, block.attn.embed_dim // 2
-    ours = load_backbone(f"ViT-tiny@{openai_archive}", precision="fp32")
+def test_openai_archive_equals_open_clip_s_own_loader(new_model, tmp_path, pictures, tiny_configs):
+    model = new_model(quick_gelu=True, config=tiny_configs["ViT-tiny-heads64"])
+    path = archive(tmp_path / "openai.pt", openai_layout(model))
+    theirs = open_clip.load_openai_model(str(path), precision="fp32", device="cpu")
+    ours = load_backbone(f"ViT-tiny-heads64@{path}", precision="fp32")
     with torch.no_grad():
         assert torch.equal(ours.encode_image(pictures), theirs.eval().encode_image(pictures))
 
@@ -293,8 +291,8 @@ def test_pickles_run_no_code(tmp_path):
 
 
 def test_weights_of_another_model_are_refused(tiny_file, tmp_path, new_model):
-    with pytest.raises(BackboneError, match="do not fit 'ViT-B-32@"):
-        load_backbone(f"ViT-B-32@{tiny_file}")
+    with pytest.raises(BackboneError, match="do not fit 'ViT-tiny-heads64@"):
+        load_backbone(f"ViT-tiny-heads64@{tiny_file}")
     save_plain({"layer.weight": torch.zeros(2)}, tmp_path / "other.pt")
     with pytest.raises(BackboneError, match=r"visual\.conv1\.weight' is missing"):
         load_backbone(f"ViT-tiny@{tmp_path}/other.pt")

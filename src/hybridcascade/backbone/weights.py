@@ -22,7 +22,7 @@ from torch import Tensor
 
 from hybridcascade.errors import BackboneError
 
-__all__ = ["SIDECAR", "WeightFile", "quick_gelu_of", "read_sidecar", "read_weights"]
+__all__ = ["SIDECAR", "WeightFile", "quick_gelu_of", "read_model_json", "read_sidecar", "read_weights"]
 
 SIDECAR = "open_clip_config.json"
 """open_clip's config file beside the weights; its `model_cfg` says what no weight can show."""
