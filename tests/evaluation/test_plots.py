@@ -86,6 +86,7 @@ def test_long_curves_are_thinned_by_means():
     [
         (lambda: plots.distribution_bars(["x"], [0.5, 0.5], {}), "'true' has 2 values for 1 classes"),
         (lambda: plots.nga_weights([[1.0]], [[5, 6]]), "do not fit"),
+        (lambda: plots.stage_weights([1.0], names=["a", "b"]), "2 names for 1"),
         (lambda: plots.TrainingCurve([1, 2], [1.0]), "2 steps, 1 losses"),
         (lambda: plots.TrainingCurve([1, 2], [1.0, 2.0], [0.1]), "1 rates"),
     ],

@@ -99,6 +99,7 @@ def make_data(**changes: Any) -> ReportData:
                 "block_weights_cls_stage_2": [1.0],
                 "block_weights_patch_mean_stage_1": [0.4, 0.6],
                 "block_weights_patch_mean_stage_2": [1.0],
+                "stage_weights": [0.1, 0.2, 0.7],
             },
         },
         "blocks": {"ours": ((7, 8), (9,))},
@@ -150,7 +151,7 @@ def test_ids_are_unique_and_every_reference_has_its_id(html: str, page: Page):
 def test_pictures_and_plots_have_words_for_those_who_cannot_see_them(page: Page):
     assert [bool(i.get("alt")) for i in page.all("img")] == [True, True]
     plots = page.all("svg")
-    assert len(plots) == 1 + 1 + 2 + 2 + 1 + 2 + 1  # accuracy, reliability, examples, ours, again, by kind, one curve
+    assert len(plots) == 1 + 1 + 2 + 2 + 1 + 3 + 1  # accuracy, reliability, examples, ours, again, by kind, one curve
     assert all(p.get("role") == "img" and p.get("aria-label") for p in plots)
     assert all(th.get("scope") in ("row", "col") for th in page.all("th"))
     assert page.all("html")[0]["lang"] == "en"
@@ -194,6 +195,7 @@ def test_learned_quantities(page: Page):
     assert any("stage 1: 0.10, 0.90; stage 2: 1.00" in label for label in labels)
     assert any("(patch mean). stage 1: 0.40, 0.60; stage 2: 1.00" in label for label in labels)
     assert any("(cls). stage 1: 0.30, 0.70; stage 2: 1.00" in label for label in labels)
+    assert any("stage 2 0.200, CLIP's own 0.700" in label for label in labels)
     assert any("stage 1 0.200, stage 2 0.800" in label for label in labels)
 
 

@@ -127,8 +127,10 @@ def _headline(data: ReportData, summaries: Sequence[MethodSummary]) -> str:
             _card("Ceiling", format_metric("accuracy", data.ceiling["accuracy"]), "best possible on this data", "%")
         )
     if "kl" in best.metrics:
-        rest = f"{base.method}: {format_metric('kl', base.metrics['kl'].mean)}" if "kl" in base.metrics else ""
-        cards.append(_card("KL to the truth", format_metric("kl", best.metrics["kl"].mean), f"{rest}; lower is better"))
+        against = "lower is better"
+        if base is not best and "kl" in base.metrics:
+            against = f"{base.method}: {format_metric('kl', base.metrics['kl'].mean)}; {against}"
+        cards.append(_card("KL to the truth", format_metric("kl", best.metrics["kl"].mean), against))
     return f'<dl class="cards">{"".join(cards)}</dl>'
 
 
@@ -312,7 +314,7 @@ prediction.</p>
 
 def _learned_by(method: str, values: Learned, blocks: Sequence[Sequence[int]] | None) -> str:
     aggregation: dict[str, list[list[float]]] = {}
-    drawn: list[str] = []
+    fused: list[tuple[str, list[float]]] = []
     listed: list[tuple[str, str]] = []
     for name, value in values.items():
         if isinstance(value, (int, float)):
@@ -320,13 +322,18 @@ def _learned_by(method: str, values: Learned, blocks: Sequence[Sequence[int]] | 
         elif match := _BLOCK_WEIGHTS.match(name):
             aggregation.setdefault(match["kind"] or "", []).extend(_rows(value))
         elif name.startswith("stage_weights"):
-            drawn += [_figure(plots.stage_weights(row, name.replace("_", " "))) for row in _rows(value)]
+            fused += [(name.replace("_", " "), row) for row in _rows(value)]
         else:
             listed.append((name, ", ".join(map(_number, value))))
-    weights = [_figure(_nga(kind, rows, blocks)) for kind, rows in aggregation.items()]
+    drawn = [_figure(_nga(kind, rows, blocks)) for kind, rows in aggregation.items()]
+    for title, row in fused:
+        # one weight more than aggregated stages: the last is CLIP's own output, which nothing aggregates
+        own = bool(aggregation) and all(len(rows) == len(row) - 1 for rows in aggregation.values())
+        names = [*(f"stage {i}" for i in range(1, len(row))), "CLIP's own"] if own else None
+        drawn.append(_figure(plots.stage_weights(row, title, names)))
     facts = "".join(f"<dt>{escape(name)}</dt><dd>{escape(text)}</dd>" for name, text in listed)
     facts = f'<dl class="facts">{facts}</dl>' if facts else ""
-    return f"<h3>{escape(method)}</h3>{_grid(weights + drawn) if weights + drawn else ''}{facts}"
+    return f"<h3>{escape(method)}</h3>{_grid(drawn) if drawn else ''}{facts}"
 
 
 def _nga(kind: str, weights: list[list[float]], blocks: Sequence[Sequence[int]] | None) -> str:

@@ -144,17 +144,21 @@ def nga_weights(
         return to_svg(canvas, f"Weight of each block inside its stage, {title}. {stages}")
 
 
-def stage_weights(weights: Sequence[float], title: str = "") -> str:
+def stage_weights(weights: Sequence[float], title: str = "", names: Sequence[str] | None = None) -> str:
     """Draw how much each stage counts in the fused prediction.
 
     Args:
         weights: one a stage, shallow to deep.
         title: above the plot.
+        names: of the stages; None numbers them.
     """
-    names = [f"stage {i}" for i in range(1, len(weights) + 1)]
+    if names is None:
+        names = [f"stage {i}" for i in range(1, len(weights) + 1)]
+    elif len(names) != len(weights):
+        raise DataError(f"{len(names)} names for {len(weights)} stage weights")
     with styled():
         canvas, (axes,) = figure(3.9, 0.9 + 0.36 * len(weights))
-        bars = axes.barh(names, weights, 0.7, color=[SERIES[i % len(SERIES)] for i in range(len(weights))])
+        bars = axes.barh(list(names), weights, 0.7, color=[SERIES[i % len(SERIES)] for i in range(len(weights))])
         for i, bar in enumerate(bars):
             bar.set(hatch=_hatch(i), edgecolor=PAPER)
         axes.bar_label(bars, [f"{w:.3f}" for w in weights], color=INK, padding=4)
