@@ -189,7 +189,8 @@ def tune(
         gradient_clip: largest norm of the gradient, or None.
         accumulate: batches an optimiser step.
     """
-    training = plain_pictures = None
+    training: Any = None
+    plain_pictures = None
     if source is not None and "image" in phases:
         backbone = _backbone_of(method)
         plain, strong = plain_view_of(backbone), _strong_view_of(backbone, view)

@@ -41,7 +41,7 @@ from hybridcascade.methods.settings import default_view, method_settings
 from hybridcascade.sandbox.dataset import SandboxData, make_split
 from hybridcascade.sandbox.texts import CLASSES, COVERAGE, TEMPLATES, descriptions
 from hybridcascade.sandbox.world import bayes_ceiling
-from hybridcascade.types import ImageBatch
+from hybridcascade.types import ImageBatch, StagePlan
 
 __all__ = ["DemoResult", "run_demo"]
 
@@ -110,7 +110,7 @@ def run_demo(config: DemoConfig, say: Callable[[str], None] = logger.info, progr
     plans = [row.train_config(config.seed, config.backbone) for row in config.rows]  # wrong rows stop here
     check_demo_folder(config.out, config.overwrite)
     folder = RunFolder.create(config.out, overwrite=True)
-    folder.write_config(dataclasses.asdict(config))
+    folder.write_config(config.resolved())
     say(f"{config.train_pictures} unlabelled and {config.test_pictures} test pictures of the {config.domain} sandbox")
     world = _make_world(config)
     tuned = []
@@ -206,7 +206,8 @@ def _report_data(
         seed=config.seed,
         versions={name: v for name, v in provenance["versions"].items() if v},
         examples=_examples(world, tuned),
-        learned={done.row.method: _named_for_report(done.method.learned()) for done in tuned},
+        learned={done.row.method: done.method.learned() for done in tuned},
+        blocks={done.row.method: plan.stages for done in tuned if isinstance(plan := _plan_of(done.method), StagePlan)},
         curves={done.row.method: curves for done in tuned if (curves := _curves(done.records))},
         reliability={done.row.method: reliability(done.probabilities, truth, labels) for done in tuned},
         notes=[
@@ -237,9 +238,8 @@ def _examples(world: _World, tuned: Sequence[_Tuned]) -> list[Example]:
     ]
 
 
-def _named_for_report(learned: Mapping[str, Any]) -> dict[str, Any]:
-    """The report draws what is called `nga_weights...`; methods call it `block_weights...`."""
-    return {name.replace("block_weights", "nga_weights"): value for name, value in learned.items()}
+def _plan_of(method: Method) -> object:
+    return getattr(method, "plan", None)
 
 
 def _curves(records: Sequence[PhaseRecord]) -> dict[str, TrainingCurve]:

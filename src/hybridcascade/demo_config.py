@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -73,6 +74,15 @@ class DemoConfig:
         at_least("train_pictures", self.train_pictures, 1)
         at_least("test_pictures", self.test_pictures, 1)
         one_of("domain", self.domain, ("clean", "shifted"))
+
+    def resolved(self) -> dict[str, Any]:
+        """Return the demo as plain values, phases of each row filled in: what its `config.yaml` holds."""
+        rows = []
+        for row in self.rows:
+            phases = row.train_config(self.seed, self.backbone).phases()
+            plain = {name: dataclasses.asdict(numbers) for name, numbers in phases.items()}
+            rows.append({"method": row.method, **plain, "view": row.view, "settings": dict(row.settings)})
+        return {**dataclasses.asdict(self), "rows": rows}
 
 
 def shipped_demo(**changes: Any) -> DemoConfig:

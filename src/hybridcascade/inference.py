@@ -126,7 +126,7 @@ def stream_pictures(
         start += len(cells)
         for name, error in zip(ids, part.errors, strict=True):
             if error:
-                logger.warning("%s: %s", name, error)
+                logger.warning("%s", error if name in error else f"{name}: {error}")
         yield Predictions(
             ids, classes, part.probabilities, part.errors, part.stages, part.weights, time.perf_counter() - began
         )

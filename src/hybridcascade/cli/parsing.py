@@ -87,9 +87,9 @@ class CommandParser(ArgumentParser):
         )
         action.option_strings = [f"--{name}"]  # lists also get `--name+`, one way more than anybody needs
 
-    def format_help(self) -> str:
+    def format_help(self, formatter: argparse.HelpFormatter | None = None) -> str:
         """Put the summary and the runnable examples before the options."""
-        return f"{self._opening}\n{super().format_help().strip()}\n"
+        return f"{self._opening}\n{super().format_help(formatter).strip()}\n"
 
     def read(self, arguments: Sequence[str]) -> Namespace:
         """Parse arguments; wrong ones are answered in one line.
