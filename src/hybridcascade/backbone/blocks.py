@@ -16,11 +16,10 @@ from open_clip.transformer import QuickGELU, ResidualAttentionBlock
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from hybridcascade.backbone.kernels import frozen_quick_mlp, packed_attention
 from hybridcascade.errors import BackboneError
 
-__all__ = ["attend", "layer_norm", "run_block"]
-
-_QUICK = 1.702  # the constant of QuickGELU, x * sigmoid(1.702 x)
+__all__ = ["is_plain_block", "layer_norm", "run_block", "run_block_for_cls"]
 
 
 def layer_norm(module: nn.Module, tokens: Tensor) -> Tensor:
@@ -35,25 +34,6 @@ def layer_norm(module: nn.Module, tokens: Tensor) -> Tensor:
         return F.layer_norm(tokens, module.normalized_shape, module.weight, module.bias, module.eps)
     normed: Tensor = module(tokens)
     return normed
-
-
-def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    """Scaled dot-product attention without mask.
-
-    Args:
-        query: `[B, heads, Q, d]`.
-        key: `[B, heads, K, d]`.
-        value: `[B, heads, K, d]`.
-
-    Returns:
-        `[B, heads, Q, d]`.
-    """
-    tracked = torch.is_grad_enabled() and (query.requires_grad or key.requires_grad or value.requires_grad)
-    if tracked and query.device.type == "cpu" and query.dtype != torch.float32:
-        # The backward pass of torch's fused CPU kernel takes twice as long in bf16 as plain products.
-        scores: Tensor = (query * query.shape[-1] ** -0.5) @ key.transpose(-1, -2)
-        return scores.softmax(dim=-1) @ value
-    return F.scaled_dot_product_attention(query, key, value)
 
 
 def run_block(block: Any, tokens: Tensor, gated: Sequence[tuple[int, Tensor]] = ()) -> Tensor:
@@ -71,7 +51,7 @@ def run_block(block: Any, tokens: Tensor, gated: Sequence[tuple[int, Tensor]] = 
     Raises:
         BackboneError: gated prompts in a block with attention of its own kind.
     """
-    if type(block) is not ResidualAttentionBlock or getattr(block.attn, "in_proj_bias", None) is None:
+    if not is_plain_block(block):
         if gated:
             raise BackboneError(
                 f"neutral prompts need open_clip's plain attention block, this tower has {type(block).__name__}; "
@@ -80,38 +60,90 @@ def run_block(block: Any, tokens: Tensor, gated: Sequence[tuple[int, Tensor]] = 
         plain: Tensor = block(tokens)
         return plain
     tokens = tokens + block.ls_1(_attention(block.attn, layer_norm(block.ln_1, tokens), gated))
-    hidden = _activate(block.mlp.gelu, block.mlp.c_fc(layer_norm(block.ln_2, tokens)))
-    out: Tensor = tokens + block.ls_2(block.mlp.c_proj(hidden))
+    out: Tensor = tokens + block.ls_2(_mlp(block.mlp, layer_norm(block.ln_2, tokens)))
     return out
+
+
+def run_block_for_cls(block: Any, tokens: Tensor, gated: Sequence[tuple[int, Tensor]] = ()) -> Tensor:
+    """Run one block as `run_block` does, for CLS alone: the other tokens are read but not computed.
+
+    Args:
+        block: a block for which `is_plain_block` holds.
+        tokens: `[B, 1 + M + P, D]`.
+        gated: see `run_block`.
+
+    Returns:
+        CLS after the block, `[B, 1, D]`.
+    """
+    attn, (batch, length, width) = block.attn, tokens.shape
+    normed = layer_norm(block.ln_1, tokens)
+    query = F.linear(normed[:, :1], attn.in_proj_weight[:width], attn.in_proj_bias[:width])
+    packed = F.linear(normed, attn.in_proj_weight[width:], attn.in_proj_bias[width:])
+    key, value = packed.view(batch, length, 2, attn.num_heads, -1).permute(2, 0, 3, 1, 4).unbind(0)
+    query = query.view(batch, 1, attn.num_heads, -1).transpose(1, 2)
+    scores = (query * query.shape[-1] ** -0.5) @ key.transpose(-1, -2)
+    mixed = (_cls_shares(scores, gated) @ value).transpose(1, 2).reshape(batch, 1, width)
+    cls = tokens[:, :1] + block.ls_1(attn.out_proj(mixed))
+    out: Tensor = cls + block.ls_2(_mlp(block.mlp, layer_norm(block.ln_2, cls)))
+    return out
+
+
+def is_plain_block(block: Any) -> bool:
+    """Whether a block is open_clip's plain one, which the functions here can run."""
+    return type(block) is ResidualAttentionBlock and getattr(block.attn, "in_proj_bias", None) is not None
 
 
 def _attention(attn: Any, tokens: Tensor, gated: Sequence[tuple[int, Tensor]]) -> Tensor:
     batch, length, width = tokens.shape
     packed = F.linear(tokens, attn.in_proj_weight, attn.in_proj_bias)
-    query, key, value = packed.view(batch, length, 3, attn.num_heads, -1).permute(2, 0, 3, 1, 4).unbind(0)
-    mixed = _gated(query, key, value, gated) if gated else attend(query, key, value)
-    projected: Tensor = attn.out_proj(mixed.transpose(1, 2).reshape(batch, length, width))
+    if _tracked(packed) and packed.device.type == "cpu":
+        mixed = packed_attention(packed, attn.num_heads, gated)
+    else:
+        query, key, value = packed.view(batch, length, 3, attn.num_heads, -1).permute(2, 0, 3, 1, 4).unbind(0)
+        parts = _gated(query, key, value, gated) if gated else F.scaled_dot_product_attention(query, key, value)
+        mixed = parts.transpose(1, 2).reshape(batch, length, width)
+    projected: Tensor = attn.out_proj(mixed)
     return projected
+
+
+def _tracked(*tensors: Tensor) -> bool:
+    return torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
+
+
+def _cls_shares(scores: Tensor, gated: Sequence[tuple[int, Tensor]]) -> Tensor:
+    """What CLS takes from each token, from its scores `[B, heads, 1, T]`; see `_gated`."""
+    if not gated:
+        return scores.softmax(dim=-1)
+    counts = [count for count, _ in gated]
+    cls, *prompts, patches = torch.split(scores, [1, *counts, scores.shape[-1] - 1 - sum(counts)], dim=-1)
+    own = torch.cat([cls, patches], dim=-1).softmax(dim=-1)
+    read = [
+        gate.to(scores.dtype).view(1, -1, 1, 1) * part.softmax(dim=-1)
+        for part, (_, gate) in zip(prompts, gated, strict=True)
+    ]
+    return torch.cat([own[..., :1], *read, own[..., 1:]], dim=-1)
 
 
 def _gated(query: Tensor, key: Tensor, value: Tensor, gated: Sequence[tuple[int, Tensor]]) -> Tensor:
     """CLS and patches see each other as if no prompt were there, plus gate times what they read from prompts."""
     end = 1 + sum(count for count, _ in gated)
     own_query, own_key, own_value = (torch.cat([t[:, :, :1], t[:, :, end:]], dim=2) for t in (query, key, value))
-    own = attend(own_query, own_key, own_value)
+    own = F.scaled_dot_product_attention(own_query, own_key, own_value)
     start = 1
     for count, gate in gated:
         part = slice(start, start + count)
-        read = attend(own_query, key[:, :, part], value[:, :, part])
+        read = F.scaled_dot_product_attention(own_query, key[:, :, part], value[:, :, part])
         own = own + gate.to(read.dtype).view(1, -1, 1, 1) * read
         start += count
-    prompts = attend(query[:, :, 1:end], key, value)
+    prompts = F.scaled_dot_product_attention(query[:, :, 1:end], key, value)
     return torch.cat([own[:, :, :1], prompts, own[:, :, 1:]], dim=2)
 
 
-def _activate(module: nn.Module, hidden: Tensor) -> Tensor:
-    if type(module) is QuickGELU:
-        # The same function as one fused SiLU: half the passes over memory, one saved tensor, not three.
-        return F.silu(hidden * _QUICK) * (1 / _QUICK)
-    activated: Tensor = module(hidden)
-    return activated
+def _mlp(mlp: Any, tokens: Tensor) -> Tensor:
+    if type(mlp.gelu) is QuickGELU:
+        layers = (mlp.c_fc, mlp.c_proj)
+        frozen = not any(parameter.requires_grad for layer in layers for parameter in layer.parameters())
+        if frozen and all(type(layer) is nn.Linear and layer.bias is not None for layer in layers):
+            return frozen_quick_mlp(tokens, *layers)
+    out: Tensor = mlp(tokens)
+    return out

@@ -18,7 +18,7 @@ from open_clip.model import _build_vision_tower, convert_weights_to_lp
 from open_clip.transformer import VisionTransformer
 from torch import Tensor, nn
 
-from hybridcascade.backbone.blocks import layer_norm, run_block
+from hybridcascade.backbone.blocks import is_plain_block, layer_norm, run_block, run_block_for_cls
 from hybridcascade.backbone.precision import PRECISIONS
 from hybridcascade.backbone.prompts import VisualPrompts
 from hybridcascade.backbone.text import TextFeatures, TextTower, tokenizer_id
@@ -151,15 +151,19 @@ class ClipBackbone(nn.Module):
         tower = self._tower
         live: tuple[int, ...] = ()
         as_open_clip = prompts is None and not self._tracked(x)
+        cls_only = not as_open_clip and self._ends_in_cls((patch_mean or patches) and self.depth in wanted)
         tokens = tower._embeds(x.to(self.compute_dtype))
         for number, block in enumerate(tower.transformer.resblocks, start=1):
+            gated: Sequence[tuple[int, Tensor]] = ()
+            if prompts is not None:
+                tokens, live = prompts.enter(tokens, number, live)
+                gated = prompts.gated(number, live)
             if as_open_clip:
                 tokens = block(tokens)
-            elif prompts is None:
-                tokens = run_block(block, tokens)
+            elif cls_only and number == self.depth:
+                tokens = run_block_for_cls(block, tokens, gated)
             else:
-                tokens, live = prompts.enter(tokens, number, live)
-                tokens = run_block(block, tokens, prompts.gated(number, live))
+                tokens = run_block(block, tokens, gated)
             if number in wanted:
                 kept.append((tokens, 1 + prompts.count(live) if prompts is not None else 1))
         first = 1 + prompts.count(live) if prompts is not None else 1
@@ -260,6 +264,14 @@ class ClipBackbone(nn.Module):
         if not torch.is_grad_enabled():
             return False
         return x.requires_grad or any(parameter.requires_grad for parameter in self.visual.parameters())
+
+    def _ends_in_cls(self, patches_wanted: bool) -> bool:
+        """Whether the last block need only compute the CLS token: nobody reads the others."""
+        return (
+            not patches_wanted
+            and self._tower.pool_type == "tok"
+            and is_plain_block(self._tower.transformer.resblocks[-1])
+        )
 
     def _project(self, tokens: Tensor, first_patch: int, as_open_clip: bool) -> Tensor:
         tower = self._tower

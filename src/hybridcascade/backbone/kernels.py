@@ -149,9 +149,7 @@ def _by_head(gate: Tensor, batch: int, dtype: torch.dtype) -> Tensor:
     return gate.to(dtype).repeat(batch).view(-1, 1, 1)
 
 
-def _shares(
-    scores: Tensor, batch: int, counts: Sequence[int], gates: Sequence[Tensor]
-) -> tuple[Tensor, list[Tensor]]:
+def _shares(scores: Tensor, batch: int, counts: Sequence[int], gates: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
     """What each token takes from each, `[B heads, T, T]`; and each group's softmax before its gate."""
     if not counts:
         return scores.softmax(dim=-1), []
@@ -185,7 +183,7 @@ def _shares_backward(
     for part, probabilities, gate in zip(_parts(own, counts), raw, gates, strict=True):
         read = gradient[:, :own, part]
         product = (read * probabilities).view(batch, len(gate), -1)
-        gate_gradients.append(product.sum(dim=(0, 2), dtype=torch.float32).to(gate.dtype))
+        gate_gradients.append(product.sum(dim=(0, 2), dtype=gate.dtype))
         scores[:, :own, part] = _softmax_backward(read * _by_head(gate, batch, read.dtype), probabilities)
     return scores, gate_gradients
 
