@@ -27,9 +27,7 @@ _NOISE = (
     ".*does not have many workers.*",
     ".*module.s. in eval mode.*",
     ".*dataloader is not resumable.*",
-    ".*`tensorboardX` has been removed.*",
     ".*dirpath.* has changed from.*",
-    ".*isinstance.treespec, LeafSpec.. is deprecated.*",
 )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import random
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -182,7 +183,7 @@ class PhaseModule(lightning.LightningModule):
         """
         report = self.method.training_loss(self.phase, batch, self.global_step)
         self.last_loss = report.loss.item()
-        if not torch.isfinite(report.loss.detach()).all():
+        if not math.isfinite(self.last_loss):
             raise HybridCascadeError(
                 f"the loss became {self.last_loss} in phase {self.phase!r}, epoch {self.epochs_done}, step "
                 f"{self.global_step}. The checkpoint of the last finished epoch is kept. "

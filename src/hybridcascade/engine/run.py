@@ -272,7 +272,7 @@ def _check_phase(
     )
     if phase == "text" and (text_batch is None or len(text_batch) == 0):
         raise SettingsError(f"method {method.name!r} trains on texts, but there are none")
-    if phase != "text" and (loader is None or (isinstance(loader, Sized) and len(loader) == 0)):
+    if phase != "text" and not (isinstance(loader, Sized) and len(loader)):  # schedules need to know the length
         raise SettingsError(f"method {method.name!r} trains on pictures in phase {phase!r}, but there is no batch")
 
 
