@@ -99,16 +99,15 @@ class TunedRun:
     @property
     def remarks(self) -> list[str]:
         """Lines that tell a person what happened."""
-        texts = self.parts.texts
-        lines = [f"{self.pictures} pictures, {len(self.parts.classes)} classes, {len(texts.texts)} texts"]
-        if texts.truncated:
-            lines.append(f"{texts.truncated} texts were longer than the text tower reads, and were cut")
+        counted = [f"{self.pictures} pictures"] if self.pictures else []
+        counted += [f"{len(self.parts.classes)} classes", f"{len(self.parts.texts.texts)} texts"]
+        lines = [", ".join(counted)]
         for record in self.records:
             loss = f", last loss {record.history[-1].loss:.4f}" if record.history else ""
             lines.append(f"{record.phase} phase {record.status}: {record.epochs} epochs, {record.seconds:.1f} s{loss}")
         if self.unreadable:
-            lines.append(f"{len(self.unreadable)} pictures could not be read and were left out:")
-            lines += [f"  {picture.id}: {picture.reason}" for picture in self.unreadable]
+            lines.append(f"could not be read and were left out: {len(self.unreadable)}")
+            lines += [f"  {u.reason}" if u.id in u.reason else f"  {u.id}: {u.reason}" for u in self.unreadable]
         return lines
 
     def summary(self) -> dict[str, Any]:

@@ -19,7 +19,7 @@ __all__ = ["build_config", "check_keys", "find_recipe", "read_recipe", "shipped_
 
 Config = TypeVar("Config")
 
-_PACKAGED = Path(__file__).parent / "recipes"
+_PACKAGED = Path(__file__).parent / "_recipes"  # where a wheel has them
 _CHECKOUT = Path(__file__).parents[2] / "recipes"
 
 

@@ -34,7 +34,7 @@ def test_train_prints_the_run_on_stdout_and_the_rest_on_stderr(
     said = capsys.readouterr()
     assert said.out == f"{out.as_posix()}\n"
     assert "8 pictures, 3 classes" in said.err
-    assert "1 pictures could not be read" in said.err
+    assert "could not be read and were left out: 1" in said.err
     assert "  fear/11.png: " in said.err
     assert said.err.splitlines()[-1].startswith(f"next: hybridcascade predict {out.as_posix()}")
     for noise in ("TPU", "litlogger", "CUDA_HOME", "Trainer.fit", "Warning"):
@@ -47,6 +47,36 @@ def test_train_prints_the_run_on_stdout_and_the_rest_on_stderr(
     assert {phase["status"] for phase in summary["phases"]} == {"already finished"}
     assert summary["unreadable"][0]["id"] == "fear/11.png"
     assert (out / "model" / "model.safetensors").read_bytes() == before
+
+
+def test_a_run_that_broke_off_goes_on_bit_for_bit(
+    photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from hybridcascade.methods.hybrid_cascade import HybridCascade
+
+    line = ["train", "--data", str(photos), "--text.epochs", "2", "--image.epochs", "3", "--image.batch_size", "3"]
+    line += ["--set", "prompts=2", "--set", "train_logit_scale=true"]
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    assert main([*line, "--out", str(whole)]) == 0
+    real = HybridCascade.training_loss
+
+    def power_cut(self: HybridCascade, phase: str, batch: object, step: int) -> object:
+        if phase == "image" and step == 4:  # three steps an epoch: in the middle of the second
+            raise OSError("power cut")
+        return real(self, phase, batch, step)  # type: ignore[arg-type]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(HybridCascade, "training_loss", power_cut)
+        assert main([*line, "--out", str(broken)]) == 1
+    assert "power cut" in capsys.readouterr().err
+    assert not (broken / "model").exists()
+    assert main(["predict", str(broken), str(photos)]) == 1
+    assert "Was the training finished" in capsys.readouterr().err
+    assert main(["train", "--out", str(broken), "--resume", "--json"]) == 0
+    statuses = {p["phase"]: p["status"] for p in json.loads(capsys.readouterr().out)["phases"]}
+    assert statuses == {"text": "already finished", "image": "resumed"}
+    weights = "model/model.safetensors"
+    assert (broken / weights).read_bytes() == (whole / weights).read_bytes()
 
 
 def test_resume_refuses_other_pictures(run: Path, photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -79,7 +109,7 @@ def test_predict_writes_a_row_for_every_picture(
     said = capsys.readouterr()
     assert (said.out, said.err) == (f"{out}\n", "")
     frame = pd.read_parquet(out)
-    assert frame["label"].tolist() == [r["label"] or None for r in rows]
+    assert frame["label"].fillna("").tolist() == [r["label"] for r in rows]
 
 
 def test_predict_json_strict_and_hopeless(run: Path, photos: Path, capsys: pytest.CaptureFixture[str]) -> None:

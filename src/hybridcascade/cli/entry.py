@@ -79,7 +79,7 @@ def _run(name: str, arguments: list[str]) -> int:
     except SystemExit as end:  # argparse's `--help`
         return int(end.code or 0)
     except KeyboardInterrupt:
-        return _fail(name, "stopped by Ctrl-C; a run with --out goes on with --resume", 130)
+        return _fail(name, "stopped by Ctrl-C; a run with --out goes on with --resume", 1)
 
 
 def _fail(name: str, error: object, code: int) -> int:
