@@ -59,6 +59,7 @@ def train(listing: Path, work: Path, args: argparse.Namespace) -> Path:
     command += ["--warmup", str(args.warmup), "--wd", "0.1", "--beta2", "0.98", "--eps", "1e-6"]
     command += ["--precision", args.precision, "--workers", str(args.workers), "--seed", str(args.seed)]
     command += ["--grad-clip-norm", "1.0", "--log-every-n-steps", "50", "--save-most-recent", "--resume", "latest"]
+    command += ["--pretrained", str(args.start)] if args.start else []
     with sdpa_kernel(SDPBackend.MATH):  # on CPUs the fused kernel's backward pass is several times slower
         train_clip(command)
     return work / "train" / "checkpoints" / f"epoch_{args.epochs}.pt"
@@ -126,6 +127,7 @@ def main() -> None:
     parser.add_argument("--precision", default="amp_bf16")
     parser.add_argument("--workers", type=int, default=0)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--start", type=Path, help="checkpoint to start from (weights alone)")
     parser.add_argument("--only-export", action="store_true", help="export the work folder's last checkpoint")
     args = parser.parse_args()
     args.work.mkdir(parents=True, exist_ok=True)

@@ -91,7 +91,7 @@ def test_shift_changes_pictures_not_truth_and_grows_with_severity():
     distances = [np.abs(render(attributes, 0, "shifted", s) - clean).mean() for s in (0.0, 0.5, 1.0, 1.5)]
     assert distances[0] == 0
     assert distances == sorted(distances)
-    assert distances[2] > 8
+    assert distances[2] > 5
 
 
 @pytest.mark.parametrize("attribute", list(world.ATTRIBUTES))

@@ -166,18 +166,18 @@ def age(pictures: Floats, seed: int, severity: float = 1.0, start: int = 0) -> F
     fade, cast, dim, weave, blot, grain = (strength[:, i, None, None, None] for i in range(6))
     paper = np.array([0.80, 0.73, 0.58], dtype=np.float32)
     varnish = np.array([1.0, 0.86, 0.62], dtype=np.float32)
-    x: NDArray[np.floating] = pictures + severity * (0.18 + 0.13 * fade) * (paper - pictures)
-    x = x * (1.0 + severity * (0.27 + 0.27 * cast) * (varnish - 1.0))
+    x: NDArray[np.floating] = pictures + severity * (0.15 + 0.11 * fade) * (paper - pictures)
+    x = x * (1.0 + severity * (0.22 + 0.22 * cast) * (varnish - 1.0))
     line = np.linspace(-1, 1, SIZE, dtype=np.float32)
     far = (line[:, None] ** 2 + line[None, :] ** 2)[None, :, :, None] / 2
-    x = x * (1.0 - severity * (0.15 + 0.21 * dim) * far)
+    x = x * (1.0 - severity * (0.12 + 0.18 * dim) * far)
     wave = np.sin(np.arange(SIZE, dtype=np.float32) * 2.1)
-    x = x + severity * (0.006 + 0.012 * weave) * (wave[:, None] + wave[None, :])[None, :, :, None]
+    x = x + severity * (0.005 + 0.01 * weave) * (wave[:, None] + wave[None, :])[None, :, :, None]
     coarse = stream(seed, 21).standard_normal((stop, 8, 8), dtype=np.float32)[start:]
     stains = coarse.repeat(SIZE // 8, axis=1).repeat(SIZE // 8, axis=2)[..., None]
-    x = x + severity * (0.006 + 0.012 * blot) * stains
+    x = x + severity * (0.005 + 0.01 * blot) * stains
     noise = stream(seed, 22, start).standard_normal((n, SIZE, SIZE, 3), dtype=np.float32)
-    x = x + severity * (0.006 + 0.018 * grain) * noise
+    x = x + severity * (0.005 + 0.015 * grain) * noise
     aged: Floats = np.clip(x, 0.0, 1.0).astype(np.float32)
     return aged
 

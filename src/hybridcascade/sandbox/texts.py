@@ -95,28 +95,23 @@ def captions(
 def descriptions(per_class: int = 25, seed: int = 0) -> dict[str, list[str]]:
     """Return descriptions of what evokes each emotion, in LaFTer's JSON form.
 
-    They know of each emotion what a language model knows of a real one: its typical palettes, shapes,
-    tones, densities and edges, drawn from a sharpened p(attribute | emotion).
+    They know of each emotion what a language model knows of a real one: which palettes, shapes, tones,
+    densities and edges go with it, drawn from p(attribute | emotion), two of five in a sentence on average.
 
     Args:
         per_class: sentences a class.
         seed: of the draw.
     """
-    result: dict[str, list[str]] = {}
-    for k, emotion in enumerate(EMOTIONS):
-        rows = []
-        for j, name in enumerate(ATTRIBUTES):
-            p = conditional(name)[k] ** 2
-            rows.append(stream(seed, 32, k, j).choice(len(p), size=per_class, p=p / p.sum()))
-        telling = stream(seed, 33, k).random((per_class, 3)) < 0.5
-        result[emotion] = [
-            _describe(emotion, np.array(values), told, i)
-            for i, (*values, told) in enumerate(zip(*rows, telling, strict=True))
-        ]
-    return result
+    return {emotion: _describe(k, per_class, seed) for k, emotion in enumerate(EMOTIONS)}
 
 
-def _describe(emotion: str, values: NDArray[np.int64], told: NDArray[np.bool_], i: int) -> str:
-    named = {"palette": True, "shape": True, "density": bool(told[0]), "tone": bool(told[1]), "edge": bool(told[2])}
-    pick = np.array([(i % len(_MEDIA)) / len(_MEDIA), (i % len(_FEELING)) / len(_FEELING), 0.0])
-    return _caption(values, emotion, {**named, "emotion": i % 2 == 0}, pick)
+def _describe(k: int, count: int, seed: int) -> list[str]:
+    tables = [conditional(name)[k] for name in ATTRIBUTES]
+    values = [stream(seed, 32, k, j).choice(len(p), size=count, p=p) for j, p in enumerate(tables)]
+    naming = stream(seed, 33, k).random((count, len(tables))) < 0.4
+    sentences = []
+    for i, (row, told) in enumerate(zip(np.stack(values, axis=1), naming, strict=True)):
+        named = dict(zip(ATTRIBUTES, map(bool, told), strict=True)) | {"emotion": True}
+        pick = np.array([(i % len(_MEDIA)) / len(_MEDIA), (i % len(_FEELING)) / len(_FEELING), 0.0])
+        sentences.append(_caption(row, EMOTIONS[k], named, pick))
+    return sentences
