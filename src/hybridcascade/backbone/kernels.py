@@ -52,13 +52,14 @@ def frozen_quick_mlp(tokens: Tensor, fc: torch.nn.Linear, proj: torch.nn.Linear)
 
 
 class _FrozenQuickMlp(torch.autograd.Function):
-    """QuickGELU is `silu(1.702 x) / 1.702`; the division rides on the second product, in the gradient both cancel."""
+    """QuickGELU is `silu(1.702 x) / 1.702`: the factors ride on the products, and in the gradient they cancel."""
 
     @staticmethod
     def forward(
         ctx: Any, tokens: Tensor, fc_weight: Tensor, fc_bias: Tensor, proj_weight: Tensor, proj_bias: Tensor
     ) -> Tensor:
-        scaled = F.linear(tokens.reshape(-1, tokens.shape[-1]), fc_weight, fc_bias).mul_(_QUICK)
+        rows = tokens.reshape(-1, tokens.shape[-1])
+        scaled = torch.addmm(fc_bias * _QUICK, rows, fc_weight.t(), alpha=_QUICK)
         ctx.save_for_backward(scaled, fc_weight, proj_weight)
         out = torch.addmm(proj_bias, F.silu(scaled), proj_weight.t(), alpha=1 / _QUICK)
         return out.view(*tokens.shape[:-1], out.shape[-1])
