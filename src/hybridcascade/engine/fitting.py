@@ -16,7 +16,7 @@ from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 
 from hybridcascade.engine.checkpoints import AtomicCheckpointIO
 from hybridcascade.engine.folder import RunFolder, is_first_process
-from hybridcascade.engine.module import PhaseModule
+from hybridcascade.engine.module import PhaseModule, seed_all
 from hybridcascade.engine.records import EpochRecord
 
 __all__ = ["fit"]
@@ -24,9 +24,7 @@ __all__ = ["fit"]
 # Advice of Lightning's that is wrong here: the library, not the user, chose what it warns of.
 _NOISE = (
     ".*exists and is not empty.*",
-    ".*does not have many workers.*",
     ".*module.s. in eval mode.*",
-    ".*dataloader is not resumable.*",
     ".*dirpath.* has changed from.*",
 )
 
@@ -74,7 +72,7 @@ def fit(
     if folder:
         folder.path.mkdir(parents=True, exist_ok=True)
         own.append(_checkpoint(folder, module.phase, every))
-    _start_sampler(batches, module.first_epoch)
+    loader = batches if module.one_step_epochs else _Epochs(batches, module)
     with _quiet():
         trainer = lightning.Trainer(
             accelerator=accelerator, devices=devices, strategy=strategy, num_nodes=num_nodes, precision=precision,
@@ -85,7 +83,7 @@ def fit(
             use_distributed_sampler=False,  # the loader's own sampler knows the processes, and the resume
             default_root_dir=str(folder.path) if folder else None,
         )  # fmt: skip
-        trainer.fit(module, batches, ckpt_path=str(resume_from) if resume_from else None)
+        trainer.fit(module, loader, ckpt_path=str(resume_from) if resume_from else None)
         if folder and passes % every:
             trainer.save_checkpoint(folder.checkpoints / f"{module.phase}.ckpt")
 
@@ -112,17 +110,29 @@ def _loggers(folder: RunFolder | None, module: PhaseModule, history: Sequence[Ep
     return [csv, board]
 
 
-def _start_sampler(batches: Any, epoch: int) -> None:
-    """Tell the sampler the first epoch before Lightning makes the first iterator.
+class _Epochs:
+    """A loader whose iteration begins when the first batch of an epoch is wanted, and not before.
 
-    Lightning itself calls `set_epoch` only afterwards: with worker processes, a resumed run would fetch
-    its first batches in the order of epoch 0.
+    Lightning makes the first iterator of a run early, before it tells the sampler the epoch: with worker
+    processes a resumed run would fetch its first batches in the order of epoch 0. Here every epoch begins
+    alike: sampler told, global generators seeded, then iterated.
     """
-    sampler = getattr(batches, "sampler", None)
-    batch_sampler = getattr(batches, "batch_sampler", None)
-    for one in {id(s): s for s in (sampler, batch_sampler, getattr(batch_sampler, "sampler", None))}.values():
-        if callable(set_epoch := getattr(one, "set_epoch", None)):
-            set_epoch(epoch)
+
+    def __init__(self, loader: Any, module: PhaseModule) -> None:
+        self._loader = loader
+        self._module = module
+
+    def __len__(self) -> int:
+        return len(self._loader)
+
+    def __iter__(self) -> Iterator[Any]:
+        module, batch_sampler = self._module, getattr(self._loader, "batch_sampler", None)
+        samplers = (getattr(self._loader, "sampler", None), batch_sampler, getattr(batch_sampler, "sampler", None))
+        for sampler in {id(s): s for s in samplers}.values():
+            if callable(set_epoch := getattr(sampler, "set_epoch", None)):
+                set_epoch(module.epochs_done)
+        seed_all(module.seed, module.phase, module.epochs_done)
+        yield from self._loader
 
 
 class _Bar(RichProgressBar):

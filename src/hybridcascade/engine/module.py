@@ -12,7 +12,7 @@ from typing import Any
 import lightning
 import torch
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
@@ -22,7 +22,7 @@ from hybridcascade.engine.schedules import lr_factor
 from hybridcascade.engine.state import check_omitted, fit_buffers, select
 from hybridcascade.engine.trained import TrainedSetCheck, declare
 from hybridcascade.errors import HybridCascadeError
-from hybridcascade.methods.base import Method
+from hybridcascade.methods.base import Method, ParameterGroup
 from hybridcascade.types import ImageBatch, LossReport, TextBatch, UnlabeledBatch
 
 __all__ = ["OnDevice", "PhaseModule", "seed_all"]
@@ -87,8 +87,7 @@ class PhaseModule(lightning.LightningModule):
         self.last_loss = float("nan")
         self._numbers = {"lr": lr, "weight_decay": weight_decay}
         self._schedule = (schedule, epochs, warmup_epochs, tuple(milestones), gamma)
-        self._first_epoch = first_epoch
-        self._seed = seed
+        self.seed = seed
         self._one_step_epochs = one_step_epochs
         self._plain = plain
         self._targets = targets
@@ -97,17 +96,13 @@ class PhaseModule(lightning.LightningModule):
         self._on_epoch = on_epoch
         self._steps_per_epoch = 1
         self._saved_steps_per_epoch: int | None = None
+        self._groups: list[tuple[ParameterGroup, list[nn.Parameter]]] = []
         self._check: TrainedSetCheck | None = None
         self._meter = _Meter()
         self._lr_now: dict[str, float] = {}
         self._epoch_start = time.perf_counter()
         self._moved: tuple[TextBatch, TextBatch] | None = None
         lr_factor(schedule, 0.0, epochs, warmup_epochs, milestones, gamma)  # wrong numbers stop here, not in step 1
-
-    @property
-    def first_epoch(self) -> int:
-        """The epoch that runs first."""
-        return self._first_epoch
 
     @property
     def epochs(self) -> int:
@@ -122,12 +117,13 @@ class PhaseModule(lightning.LightningModule):
     # -- beginning ------------------------------------------------------------------------------------
 
     def configure_model(self) -> None:
-        """Move the method to its device and let it prepare the phase, before any checkpoint is loaded."""
+        """Prepare the phase on its device and open what trains, before DDP wraps it and a checkpoint is loaded."""
         self.method.to(self.trainer.strategy.root_device)
         self.method.requires_grad_(False)
-        seed_all(self._seed, self.phase)
+        seed_all(self.seed, self.phase)
         targets = None if self._targets is None else self._targets.to(self.trainer.strategy.root_device)
         self.method.begin_phase(self.phase, self._plain_on_device(), targets)
+        self._groups = declare(self.method, self.phase)
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """AdamW over the declared groups, with the schedule applied every optimiser step."""
@@ -138,11 +134,10 @@ class PhaseModule(lightning.LightningModule):
                 "weight_decay": self._numbers["weight_decay"] if group.weight_decay is None else group.weight_decay,
                 "name": group.name,
             }
-            for group, parameters in declare(self.method, self.phase)
+            for group, parameters in self._groups
         ]
         self._check = TrainedSetCheck(self.method, self.phase)
         optimizer = AdamW(groups, lr=self._numbers["lr"])
-        seed_all(self._seed, self.phase, self.epochs_done)  # the next line makes the first epoch's iterator
         steps = self._steps_per_epoch = self._find_steps_per_epoch()
         schedule, epochs, warmup_epochs, milestones, gamma = self._schedule
 
@@ -278,11 +273,8 @@ class PhaseModule(lightning.LightningModule):
         return steps
 
     def _begin_epoch(self) -> None:
-        # Seeded before for the hook, and after it for the loader: whatever draws from the global generator
-        # draws the same in a resumed run.
-        seed_all(self._seed, self.phase, self.epochs_done)
+        seed_all(self.seed, self.phase, self.epochs_done)
         self.method.begin_epoch(self.phase, self.epochs_done, self._plain_on_device())
-        seed_all(self._seed, self.phase, self.epochs_done)
 
     def _end_epoch(self) -> None:
         now = time.perf_counter()

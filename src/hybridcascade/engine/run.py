@@ -100,7 +100,7 @@ def run_phases(
         phases: numbers for each phase in `method.phases`.
         text_batch: all encoded texts; the text phase takes it whole in every step.
         train_loader: batches of the other phases (`UnlabeledBatch` or `TargetBatch`); its sampler's
-            `set_epoch`, where there is one, is called before every epoch, and Lightning does not replace it.
+            `set_epoch`, where there is one, is called as every epoch begins, and Lightning does not replace it.
         plain_loader: all training pictures once, in order, for the method's hooks.
         targets: target distributions by row, `[N, K]`, or None without labels.
         folder: the run folder, for checkpoints, logs and `metrics.jsonl`; None keeps nothing.
