@@ -86,6 +86,7 @@ def test_benchmarks_write_their_report(benchmark, names, tmp_path, capsys):
         assert [row["first"] for row in entry["rows"]] == ["ours", "reference"] * 2 + ["ours"]
         if benchmark == "encode":
             assert 0 <= entry["argmax_agreement"] <= 1
+            assert 0 <= entry["fp32_accuracy"] <= 1
             assert entry["agreement_pictures"] == 4 * 6  # the warm-up's pictures too
     table = capsys.readouterr().out
     assert all(name in table for name in names)
