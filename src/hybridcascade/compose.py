@@ -31,6 +31,7 @@ from hybridcascade.data.views import plain_view, strong_view
 from hybridcascade.encoded import EncodedTexts, choose_texts, encode_texts
 from hybridcascade.engine.artifact import load_model, save_model
 from hybridcascade.engine.folder import RunFolder
+from hybridcascade.engine.memory import keep_freed_memory
 from hybridcascade.engine.provenance import collect_provenance
 from hybridcascade.engine.records import PhaseRecord
 from hybridcascade.engine.run import run_phases
@@ -137,6 +138,7 @@ def train(config: TrainConfig, source: PictureSource | None = None, progress: bo
     Raises:
         HybridCascadeError: of the kind that fits; nothing is saved that is not whole.
     """
+    keep_freed_memory()
     entry = method_entry(config.method)
     source = _open_training_source(config) if source is None else source
     classes = _choose_classes(config, source)
@@ -255,6 +257,7 @@ def load_parts(path: str | Path) -> TunedParts:
     Raises:
         CheckpointError: there is no model, or it is damaged or of another kind.
     """
+    keep_freed_memory()
     place = Path(path)
     if not place.is_dir():
         raise CheckpointError(

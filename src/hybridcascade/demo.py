@@ -28,6 +28,7 @@ from hybridcascade.demo_config import DemoConfig, DemoRow, check_demo_folder
 from hybridcascade.encoded import EncodedTexts, choose_texts, encode_texts
 from hybridcascade.engine.atomic import write_json
 from hybridcascade.engine.folder import RunFolder
+from hybridcascade.engine.memory import keep_freed_memory
 from hybridcascade.engine.provenance import collect_provenance
 from hybridcascade.engine.records import PhaseRecord
 from hybridcascade.errors import SettingsError
@@ -109,6 +110,7 @@ def run_demo(config: DemoConfig, say: Callable[[str], None] = logger.info, progr
         raise SettingsError("the demo has no rows: start from recipes/demo.yaml (--config recipes/demo.yaml)")
     plans = [row.train_config(config.seed, config.backbone) for row in config.rows]  # wrong rows stop here
     check_demo_folder(config.out, config.overwrite)
+    keep_freed_memory()
     folder = RunFolder.create(config.out, overwrite=True)
     folder.write_config(config.resolved())
     say(f"{config.train_pictures} unlabelled and {config.test_pictures} test pictures of the {config.domain} sandbox")
