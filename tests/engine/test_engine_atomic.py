@@ -125,7 +125,7 @@ def test_readers_see_the_old_or_the_new_file_only(tmp_path, monkeypatch):
 
     reader = threading.Thread(target=read)
     reader.start()
-    for i in range(100):
+    for i in range(25):
         atomic.write_bytes(file, contents[i % 4])
     stop.set()
     reader.join()

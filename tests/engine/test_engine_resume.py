@@ -260,6 +260,7 @@ def test_nothing_on_stdout_and_no_bar_without_a_terminal(tmp_path):
     assert "━" not in err
     assert "Tip:" not in err
     assert "Warning" not in err
+    assert "deprecated" not in err
 
 
 @posix

@@ -21,11 +21,12 @@ from hybridcascade.engine.records import EpochRecord
 
 __all__ = ["fit"]
 
-# Advice of Lightning's that is wrong here: the library, not the user, chose what it warns of.
+# Warnings of Lightning's that the user can do nothing about: the library chose what they are of.
 _NOISE = (
     ".*exists and is not empty.*",
     ".*module.s. in eval mode.*",
     ".*dirpath.* has changed from.*",
+    ".*isinstance.treespec, LeafSpec.. is deprecated.*",
 )
 
 
