@@ -5,7 +5,7 @@ import torch
 
 from hybridcascade.errors import SettingsError
 from hybridcascade.labelling.argmax import argmax_labels
-from hybridcascade.labelling.sinkhorn import marginal_prior, sinkhorn
+from hybridcascade.labelling.sinkhorn import column_bias, marginal_prior, sinkhorn
 
 
 def naive_sinkhorn(logits, epsilon, prior, turns):
@@ -67,6 +67,28 @@ def test_marginal_prior_between_uniform_and_predicted():
     torch.testing.assert_close(marginal_prior(p, 1.0), p.mean(dim=0))
     half = p.mean(dim=0).sqrt()
     torch.testing.assert_close(marginal_prior(p, 0.5), half / half.sum())
+
+
+@pytest.mark.parametrize("power", [0.0, 0.5])
+@pytest.mark.parametrize("epsilon", [0.5, 2.0])
+def test_column_bias_rebuilds_the_labels(epsilon, power):
+    torch.manual_seed(0)
+    logits = torch.randn(60, 4) + torch.tensor([2.0, 0.0, -1.0, 0.5])
+    labels = sinkhorn(logits, epsilon, marginal_prior((logits / epsilon).softmax(dim=1), power))
+    bias = column_bias(logits, labels, epsilon)
+    torch.testing.assert_close((logits / epsilon + bias).softmax(dim=1), labels, rtol=0, atol=1e-5)
+    torch.testing.assert_close(bias.mean(), torch.tensor(0.0), rtol=0, atol=1e-6)
+    assert bias[0] < -0.1 < 0.1 < bias[2]
+
+
+def test_column_bias_of_an_empty_class_is_the_lowest_of_the_others():
+    torch.manual_seed(0)
+    logits = torch.randn(20, 3)
+    labels = sinkhorn(logits, prior=torch.tensor([0.7, 0.3, 0.0]))
+    bias = column_bias(logits, labels)
+    assert torch.isfinite(bias).all()
+    assert bias[2] == bias[:2].min()
+    torch.testing.assert_close((logits + bias)[:, :2].softmax(dim=1), labels[:, :2], rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from hybridcascade.labelling.soft import make_labels
 from hybridcascade.methods.hybrid_cascade import HybridCascade
 from hybridcascade.methods.hybrid_cascade_seed import HybridCascadeSeed
 from hybridcascade.methods.linear_probe import LinearProbe
-from hybridcascade.methods.parts import class_prototypes, collect_rows, seeded_generator
+from hybridcascade.methods.parts import class_prototypes, collect_rows, mild_views, seeded_generator
 from hybridcascade.methods.text_only import TextOnly
 from hybridcascade.methods.zero_shot import ZeroShot
 from hybridcascade.types import UnlabeledBatch
@@ -50,31 +50,105 @@ def test_text_stage_learns_the_texts(deep_backbone, deep_world):
     assert (found == deep_world.texts.labels).float().mean() == 1
 
 
-@pytest.mark.parametrize("settings", [{}, {"pool": "both"}, {"heads": "per_stage", "adapter_rank": 4}, {"prompts": 0}])
-def test_training_starts_at_the_zero_shot_prediction(settings, deep_backbone, deep_world):
-    method = hybrid(deep_backbone, deep_world, **settings)
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"pool": "cls"},
+        {"fusion_start": "uniform"},
+        {"heads": "shared", "adapter_rank": 4},
+        {"prompts": 16},
+        {"sinkhorn_epsilon": 0.5, "prior_power": 0.5},
+    ],
+)
+def test_training_starts_at_the_balanced_zero_shot_prediction(settings, deep_backbone, deep_world):
+    settings = {"fusion_start": "last", **settings}
+    method = hybrid(deep_backbone, deep_world, teacher_views=1, predict_views=1, fusion_start="last", **settings)
     method.begin_phase("image", deep_world.plain_batches())
     prediction = method(deep_world.plain)
-    expected = zero_shot_logits(deep_backbone, deep_world, deep_world.plain)
-    torch.testing.assert_close(prediction.stage_logits[:, -1], expected, rtol=1e-3, atol=2e-3)
+    epsilon, power = settings.get("sinkhorn_epsilon", 2.0), settings.get("prior_power", 0.0)
+    zero_shot = zero_shot_logits(deep_backbone, deep_world, deep_world.plain)
+    balanced = make_labels(zero_shot, "sinkhorn", epsilon, power)
+    own_path = prediction.stage_logits[:, -1]
+    torch.testing.assert_close(own_path.softmax(dim=1), balanced, rtol=1e-3, atol=1e-3)
+    bias = own_path - zero_shot / epsilon
+    torch.testing.assert_close(bias, bias[:1].expand(12, 4), rtol=1e-3, atol=2e-3)
+    assert bias.abs().max() > 0.1, "the world is balanced already; nothing is tested"
     assert prediction.stage_logits.shape == (12, 4, 4)  # {5-7}, {8-9}, {10-11} and CLIP's own path
     torch.testing.assert_close(
         prediction.logits, torch.einsum("s,bsk->bk", prediction.stage_weights, prediction.stage_logits)
     )
+    if settings["fusion_start"] == "uniform":
+        torch.testing.assert_close(prediction.stage_weights, torch.full((4,), 0.25))
+        return
     # The others hold three times exp(-5) of the weight, whatever they say.
     assert prediction.stage_weights[-1] > 0.97
+    assert (prediction.logits.argmax(dim=1) == balanced.argmax(dim=1)).float().mean() >= 0.9
+
+
+@pytest.mark.parametrize(
+    ("settings", "epsilon"),
+    [({"class_bias": False, "sinkhorn_epsilon": 1.0}, 1.0), ({"class_bias": False}, 2.0), ({"labels": "softmax"}, 2.0)],
+)
+def test_without_balance_training_starts_at_the_zero_shot_logits(settings, epsilon, deep_backbone, deep_world):
+    method = hybrid(deep_backbone, deep_world, predict_views=1, fusion_start="last", **settings)
+    method.begin_phase("image", deep_world.plain_batches())
+    expected = zero_shot_logits(deep_backbone, deep_world, deep_world.plain) / epsilon
+    prediction = method(deep_world.plain)
+    torch.testing.assert_close(prediction.stage_logits[:, -1], expected, rtol=1e-3, atol=2e-3)
     assert (prediction.logits.argmax(dim=1) == expected.argmax(dim=1)).float().mean() >= 0.9
 
 
 def test_teacher_labels_are_keyed_by_row_whatever_the_order(deep_backbone, deep_world):
-    method = hybrid(deep_backbone, deep_world, teacher_source="zero_shot")
+    method = hybrid(deep_backbone, deep_world, teacher_views=1)
     method.begin_phase("image", deep_world.plain_batches())
-    expected = make_labels(zero_shot_logits(deep_backbone, deep_world, deep_world.plain))
+    expected = make_labels(zero_shot_logits(deep_backbone, deep_world, deep_world.plain), epsilon=2.0)
     torch.testing.assert_close(method.teacher_labels, expected, rtol=1e-3, atol=1e-3)
     torch.testing.assert_close(method.teacher_labels.mean(dim=0), torch.full((4,), 0.25), rtol=1e-3, atol=1e-3)
-    shuffled = hybrid(deep_backbone, deep_world, teacher_source="zero_shot")
+    shuffled = hybrid(deep_backbone, deep_world, teacher_views=1)
     shuffled.begin_phase("image", deep_world.plain_batches(order=[7, 3, 11, 0, 1, 2, 4, 5, 6, 8, 9, 10]))
     torch.testing.assert_close(shuffled.teacher_labels, method.teacher_labels, rtol=1e-3, atol=1e-3)
+
+
+def test_teacher_averages_the_features_of_its_views(deep_backbone, deep_world):
+    method = hybrid(deep_backbone, deep_world, teacher_views=3)
+    method.begin_phase("image", deep_world.plain_batches())
+    views = mild_views(deep_world.plain, 3)
+    mean = torch.stack([zero_shot_logits(deep_backbone, deep_world, view) for view in views]).mean(dim=0)
+    torch.testing.assert_close(method.teacher_logits, mean, rtol=1e-3, atol=2e-3)
+    assert not torch.allclose(mean, zero_shot_logits(deep_backbone, deep_world, deep_world.plain), atol=1e-2)
+
+
+@torch.no_grad()
+def test_evaluation_averages_the_log_probabilities_of_the_views(deep_backbone, deep_world):
+    method = hybrid(deep_backbone, deep_world, predict_views=4)
+    method.begin_phase("image", deep_world.plain_batches())
+    single = [method.train()(view) for view in mild_views(deep_world.plain, 4)]  # training looks at one view
+    found = method.eval()(deep_world.plain)
+    for name in ("logits", "stage_logits"):
+        total = sum(getattr(view, name).log_softmax(dim=-1) for view in single)
+        torch.testing.assert_close(getattr(found, name), total / 4, rtol=1e-4, atol=1e-5)
+    assert not torch.allclose(found.logits, single[0].logits.log_softmax(dim=-1), atol=1e-2)
+    torch.testing.assert_close(found.stage_weights, single[0].stage_weights)
+    alone = hybrid(deep_backbone, deep_world, predict_views=1)
+    alone.begin_phase("image", deep_world.plain_batches())
+    assert torch.equal(alone.eval()(deep_world.plain).logits, single[0].logits)
+
+
+def test_views_are_the_picture_its_mirror_and_corner_crops():
+    images = torch.rand(2, 3, 20, 40, generator=torch.Generator().manual_seed(0))
+    for count in range(1, 7):
+        views = mild_views(images, count)
+        assert [view.shape for view in views] == [images.shape] * count
+    assert torch.equal(views[0], images)
+    assert torch.equal(views[1], images.flip(-1))
+    # 85% of 20 x 40 is 17 x 34: top left, bottom right (mirrored), bottom left, top right (mirrored).
+    for view, (y, x), mirrored in zip(
+        views[2:], ((0, 0), (3, 6), (3, 0), (0, 6)), (False, True, False, True), strict=True
+    ):
+        crop = images[:, :, y : y + 17, x : x + 34]
+        expected = functional.interpolate(crop, size=(20, 40), mode="bicubic", align_corners=False)
+        assert torch.equal(view, expected.flip(-1) if mirrored else expected)
 
 
 def test_loss_is_the_sum_of_its_parts(deep_backbone, deep_world):
@@ -124,7 +198,8 @@ def test_targets_take_the_place_of_labels(kind, deep_backbone, deep_world):
 
 @pytest.mark.parametrize("teacher", ["live", "ema"])
 def test_live_and_ema_teachers_relabel_each_epoch(teacher, deep_backbone, deep_world):
-    method = hybrid(deep_backbone, deep_world, teacher=teacher, teacher_share=0.25, ema_decay=0.5)
+    settings = {"teacher_share": 0.25, "ema_decay": 0.5, "heads": "shared", "predict_views": 1}
+    method = hybrid(deep_backbone, deep_world, teacher=teacher, **settings)
     plain = deep_world.plain_batches()
     method.begin_phase("image", plain)
     first = method.teacher_labels.clone()
@@ -139,22 +214,34 @@ def test_live_and_ema_teachers_relabel_each_epoch(teacher, deep_backbone, deep_w
     assert torch.equal(method.head.weight, moved)
     with torch.no_grad():
         method.head.weight.copy_(moved if teacher == "live" else 0.5 * start + 0.5 * moved)
-        mixed = 0.25 * method.teacher_logits + 0.75 * method(deep_world.plain).logits
-    torch.testing.assert_close(method.teacher_labels, make_labels(mixed), rtol=1e-3, atol=1e-3)
+        # The student scores at the labels' temperature 2, the teacher at CLIP's.
+        mixed = 0.25 * method.teacher_logits + 0.75 * 2 * method(deep_world.plain).logits
+    torch.testing.assert_close(method.teacher_labels, make_labels(mixed, epsilon=2.0), rtol=1e-3, atol=1e-3)
     assert not torch.allclose(method.teacher_labels, first, atol=1e-3)
 
 
 def test_text_trained_head_reaches_teacher_and_student_as_set(deep_backbone, deep_world):
     for head_start in ("prototypes", "text"):
-        method = hybrid(deep_backbone, deep_world, head_start=head_start, teacher_source="text_head", labels="softmax")
+        settings = {"head_start": head_start, "teacher_source": "text_head", "labels": "softmax", "teacher_views": 1}
+        method = hybrid(deep_backbone, deep_world, **settings)
         with torch.no_grad():
             method.head.weight.mul_(-1)  # as if the text stage had turned it round
         text_head = method.head.weight.detach().clone()
         method.begin_phase("image", deep_world.plain_batches())
-        expected = make_labels(-zero_shot_logits(deep_backbone, deep_world, deep_world.plain), "softmax")
+        expected = make_labels(-zero_shot_logits(deep_backbone, deep_world, deep_world.plain), "softmax", epsilon=2.0)
         torch.testing.assert_close(method.teacher_labels, expected, rtol=1e-3, atol=1e-3)
         start = text_head if head_start == "text" else method.teacher_prototypes
         assert torch.equal(method.head.weight.detach(), start)
+        assert all(torch.equal(head.weight.detach(), start) for head in method.stage_heads.heads)
+
+
+def test_plan_holds_the_stages_beside_clips_own_path(deep_backbone, deep_world):
+    method = hybrid(deep_backbone, deep_world)
+    assert method.plan.stages == ((5, 6, 7), (8, 9), (10, 11))
+    assert method(deep_world.plain).stage_weights.shape == (len(method.plan.stages) + 1,)
+    learned = method.learned()
+    assert [len(learned[f"block_weights_cls_stage_{stage}"]) for stage in (1, 2, 3)] == list(method.plan.sizes)
+    assert hybrid(deep_backbone, deep_world, plan="last").plan.stages == ()
 
 
 def test_phase_without_teacher_or_begin_is_an_error(deep_backbone, deep_world):

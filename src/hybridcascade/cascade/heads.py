@@ -59,6 +59,8 @@ class CosineHead(nn.Module):
         scale: factor on the cosine; positive. CLIP's is about 100.
         train_scale: make the scale a parameter. It is used in prediction too, so it is a calibration
             of the model and not a trick of the loss.
+        class_bias: add one learned number a class to the logits, 0 at the start; it can hold a
+            correction of the class shares.
 
     Raises:
         SettingsError: `scale` is not positive.
@@ -66,7 +68,7 @@ class CosineHead(nn.Module):
 
     log_scale: Tensor
 
-    def __init__(self, weight: Tensor, scale: float, train_scale: bool = False) -> None:
+    def __init__(self, weight: Tensor, scale: float, train_scale: bool = False, class_bias: bool = False) -> None:
         super().__init__()
         if not scale > 0:
             raise SettingsError(f"expected a positive logit scale, got {scale}")
@@ -76,10 +78,12 @@ class CosineHead(nn.Module):
             self.log_scale = nn.Parameter(log_scale)
         else:
             self.register_buffer("log_scale", log_scale)
+        self.bias = nn.Parameter(torch.zeros(len(weight))) if class_bias else None
 
     def forward(self, features: Tensor) -> Tensor:
         """Return logits, `[..., E]` to `[..., K]`; the lengths of the features do not matter."""
-        return self.log_scale.exp() * functional.linear(unit(features), unit(self.weight))
+        logits = self.log_scale.exp() * functional.linear(unit(features), unit(self.weight))
+        return logits if self.bias is None else logits + self.bias
 
 
 class StageHeads(nn.Module):

@@ -267,9 +267,7 @@ def _check_phase(
         found = f"epochs={numbers.epochs}, lr={numbers.lr}, weight_decay={numbers.weight_decay}"
         raise SettingsError(f"phase {phase!r} needs epochs >= 0, lr > 0 and weight_decay >= 0, found {found}")
     # an unknown schedule stops before the phases ahead of it have run
-    lr_factor(
-        numbers.schedule, 0.0, max(numbers.epochs, 1), numbers.warmup_epochs, numbers.milestones, numbers.gamma
-    )
+    lr_factor(numbers.schedule, 0.0, max(numbers.epochs, 1), numbers.warmup_epochs, numbers.milestones, numbers.gamma)
     if phase == "text" and (text_batch is None or len(text_batch) == 0):
         raise SettingsError(f"method {method.name!r} trains on texts, but there are none")
     if phase != "text" and not (isinstance(loader, Sized) and len(loader)):  # schedules need to know the length

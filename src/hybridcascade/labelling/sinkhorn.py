@@ -9,7 +9,7 @@ from torch import Tensor
 
 from hybridcascade.errors import SettingsError
 
-__all__ = ["marginal_prior", "sinkhorn"]
+__all__ = ["column_bias", "marginal_prior", "sinkhorn"]
 
 
 def marginal_prior(probabilities: Tensor, power: float) -> Tensor:
@@ -73,3 +73,25 @@ def sinkhorn(
         scale = torch.where(shares > 0, log_columns - log_sums, -torch.inf)
         log_plan = (log_plan + scale).log_softmax(dim=1)
     return log_plan.exp().to(logits.dtype)
+
+
+def column_bias(logits: Tensor, labels: Tensor, epsilon: float = 1.0) -> Tensor:
+    """Return the class bias b of balanced labels: `labels = softmax(logits / epsilon + b)`.
+
+    Sinkhorn's plan is the teacher's softmax with one factor a class; its logarithm carries the balance
+    over to pictures that were not labelled.
+
+    Args:
+        logits: teacher scores, `[N, K]`.
+        labels: what `sinkhorn` made of them with the same epsilon, `[N, K]`.
+        epsilon: temperature of the labels.
+
+    Returns:
+        Bias with mean 0, float32 `[K]`; a class that the labels leave empty gets the lowest of the others.
+    """
+    used = (labels > 0).all(dim=0)
+    bias = (labels.double().clamp_min(1e-300).log() - logits.double() / epsilon)[:, used]
+    bias = (bias - bias.mean(dim=1, keepdim=True)).mean(dim=0)
+    result = torch.full((logits.shape[1],), float(bias.min()), dtype=torch.float64, device=logits.device)
+    result[used] = bias
+    return (result - result.mean()).float()

@@ -14,6 +14,7 @@ from hybridcascade.cascade.fusion import StageFusion
 from hybridcascade.cascade.heads import CosineHead, ResidualAdapter, StageHeads, unit
 from hybridcascade.cascade.losses import fairness, joint_target, smooth_target, soft_cross_entropy, stage_consistency
 from hybridcascade.errors import SettingsError
+from hybridcascade.labelling.sinkhorn import column_bias
 from hybridcascade.labelling.soft import make_labels
 from hybridcascade.methods.base import ParameterGroup
 from hybridcascade.methods.ema import averaged_weights, start_average, update_average
@@ -22,6 +23,7 @@ from hybridcascade.methods.parts import (
     class_prototypes,
     collect_rows,
     layer_norm_names,
+    mild_views,
     parameter_names,
     seeded_generator,
     shallow_prompts,
@@ -29,7 +31,7 @@ from hybridcascade.methods.parts import (
 from hybridcascade.methods.settings import method_settings
 from hybridcascade.methods.stages import StageReader, learned_stages, stage_groups
 from hybridcascade.methods.text_head import as_texts, noisy_text_loss
-from hybridcascade.types import ImageBatch, LossReport, Prediction, TargetBatch, TextBatch, UnlabeledBatch
+from hybridcascade.types import ImageBatch, LossReport, Prediction, StagePlan, TargetBatch, TextBatch, UnlabeledBatch
 
 if TYPE_CHECKING:
     from hybridcascade.backbone.clip import ClipBackbone
@@ -81,7 +83,9 @@ class HybridCascade(TeacherMethod):
         self.seed = seed
         self.backbone = backbone
         self.register_buffer("teacher_prototypes", class_prototypes(text_features, text_labels, class_count))
-        self.head = CosineHead(self.teacher_prototypes, backbone.logit_scale, own.train_logit_scale)
+        # Student and teacher score at one temperature, so that the student starts where its labels are.
+        scale = backbone.logit_scale / own.sinkhorn_epsilon
+        self.head = CosineHead(self.teacher_prototypes, scale, own.train_logit_scale, own.class_bias)
         self.prompts = shallow_prompts(backbone, own.prompts, own.prompt_init, seed) if own.prompts else None
         self._build_stages()
         self.adapter: nn.Module = nn.Identity()
@@ -94,11 +98,10 @@ class HybridCascade(TeacherMethod):
     def _build_stages(self) -> None:
         own = self.settings
         depth = self.backbone.depth
-        plan = stage_plan(own.plan, depth)
-        # CLIP's own path is the last stage; merging earlier blocks into it is known to hurt.
-        shallow = [tuple(block for block in stage if block != depth) for stage in plan.stages]
-        sizes = [len(stage) for stage in shallow if stage]
-        self.taps = tuple(block for stage in shallow for block in stage)
+        # CLIP's own path is the last stage and in no plan; merging earlier blocks into it is known to hurt.
+        shallow = [tuple(block for block in stage if block != depth) for stage in stage_plan(own.plan, depth).stages]
+        self.plan = StagePlan(tuple(stage for stage in shallow if stage), depth)
+        sizes = self.plan.sizes
         self.reader = (
             StageReader(self.backbone, sizes, own.pool, own.aggregation, own.sigma, own.sigma_per_layer)
             if sizes
@@ -115,11 +118,12 @@ class HybridCascade(TeacherMethod):
         heads = parameter_names(self._image_head(), "stage_heads" if self.stage_heads is not None else "head")
         groups = (
             ParameterGroup("head", tuple(n for n in heads if n.endswith("weight") and own.train_head)),
+            ParameterGroup("class_bias", tuple(n for n in heads if n.endswith("bias")), weight_decay=0.0),
             ParameterGroup("logit_scale", tuple(n for n in heads if n.endswith("log_scale")), weight_decay=0.0),
             ParameterGroup("adapter", parameter_names(self.adapter, "adapter")),
             ParameterGroup("layer_norms", layer_norm_names(self.backbone, own.train_layer_norms)),
             ParameterGroup("prompts", parameter_names(self.prompts, "prompts") if self.prompts is not None else ()),
-            *stage_groups(self.reader, self.fusion, own.fusion_lr_scale),
+            *stage_groups(self.reader, self.fusion, own.fusion_lr_scale, own.alignment_lr_scale),
         )
         return tuple(group for group in groups if group.parameters)
 
@@ -141,9 +145,17 @@ class HybridCascade(TeacherMethod):
             self._label(logits)
             if self.settings.teacher != "frozen":
                 self.set_teacher("logits", logits)
+            self._start_bias(logits)
         self._start_head()
         if self.settings.teacher == "ema":
             start_average(self, self._image_names())
+
+    @torch.no_grad()
+    def _start_bias(self, logits: Tensor) -> None:
+        own = self.settings
+        if self.head.bias is not None and own.labels == "sinkhorn":
+            balanced = make_labels(logits, "sinkhorn", own.sinkhorn_epsilon, own.prior_power)
+            self.head.bias.copy_(column_bias(logits, balanced, own.sinkhorn_epsilon))
 
     @torch.no_grad()
     def _start_head(self) -> None:
@@ -155,12 +167,13 @@ class HybridCascade(TeacherMethod):
 
     def _frozen_teacher(self, images: Tensor) -> Tensor:
         """Logits of plain views `[B, 3, H, W]` before any training on pictures, `[B, K]`."""
-        features = unit(self.backbone.forward_taps(images).image.float())
+        views = mild_views(images, self.settings.teacher_views)
+        features = torch.stack([unit(self.backbone.forward_taps(view).image.float()) for view in views]).mean(dim=0)
         source = self.settings.teacher_source
-        zero_shot = self.head.log_scale.exp() * features @ self.teacher_prototypes.T
+        zero_shot = self.backbone.logit_scale * features @ self.teacher_prototypes.T
         if source == "zero_shot":
             return zero_shot
-        learned: Tensor = self.head(features)
+        learned: Tensor = self.head(unit(features)) * self.settings.sinkhorn_epsilon
         return learned if source == "text_head" else (zero_shot + learned) / 2
 
     def _label(self, logits: Tensor) -> None:
@@ -180,7 +193,8 @@ class HybridCascade(TeacherMethod):
         own = self.settings
         weights = averaged_weights(self, self._image_names()) if own.teacher == "ema" else nullcontext()
         with weights:
-            present = collect_rows(plain, lambda images: self(images).logits, self.device)
+            # Back to the teacher's temperature, so that both parts of the mixture weigh alike.
+            present = own.sinkhorn_epsilon * collect_rows(plain, lambda images: self(images).logits, self.device)
         self._label(own.teacher_share * frozen + (1 - own.teacher_share) * present)
 
     def after_step(self, phase: str) -> None:
@@ -226,15 +240,25 @@ class HybridCascade(TeacherMethod):
         return smooth_target(self.teacher_rows("labels", batch.index), self.settings.label_smoothing)
 
     def forward(self, images: Tensor) -> Prediction:
-        """Predict pictures `[B, 3, H, W]`: stages, cosine heads, fusion."""
+        """Predict pictures `[B, 3, H, W]`: stages, cosine heads, fusion; in evaluation the mean over views."""
+        weights = self.fusion.weights()
+        if self.training or self.settings.predict_views == 1:
+            stage_logits = self._stage_logits(images)
+            return Prediction(self.fusion(stage_logits), stage_logits, weights)
+        views = [self._stage_logits(view) for view in mild_views(images, self.settings.predict_views)]
+        logits = torch.stack([self.fusion(view).log_softmax(dim=-1) for view in views]).mean(dim=0)
+        return Prediction(logits, torch.stack(views).log_softmax(dim=-1).mean(dim=0), weights)
+
+    def _stage_logits(self, images: Tensor) -> Tensor:
+        """Scores of each stage, CLIP's own path last, `[B, 3, H, W]` to `[B, S, K]`."""
         patch_mean = self.reader is not None and self.reader.needs_patch_mean
-        taps = self.backbone.forward_taps(images, taps=self.taps, prompts=self.prompts, patch_mean=patch_mean)
+        taps = self.backbone.forward_taps(images, taps=self.plan.taps, prompts=self.prompts, patch_mean=patch_mean)
         features = taps.image.float().unsqueeze(1)
         if self.reader is not None:
             features = torch.cat([self.reader(taps), features], dim=1)
-        stage_logits = self._image_head()(self.adapter(unit(features)))
-        return Prediction(self.fusion(stage_logits), stage_logits, self.fusion.weights())
+        stage_logits: Tensor = self._image_head()(self.adapter(unit(features)))
+        return stage_logits
 
     def learned(self) -> dict[str, list[float] | float]:
         """Return sigmas, block weights, stage weights and the logit scale."""
-        return learned_stages(self.reader, self.fusion) | {"logit_scale": float(self.head.log_scale.exp())}
+        return learned_stages(self.reader, self.fusion) | {"logit_scale": float(self.head.log_scale.detach().exp())}

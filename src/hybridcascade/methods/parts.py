@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from hybridcascade.backbone.prompts import PromptSpec, VisualPrompts
 from hybridcascade.cascade.heads import unit
@@ -23,6 +24,7 @@ __all__ = [
     "class_prototypes",
     "collect_rows",
     "layer_norm_names",
+    "mild_views",
     "parameter_names",
     "seeded_generator",
     "shallow_prompts",
@@ -100,6 +102,30 @@ def layer_norm_names(backbone: ClipBackbone, which: str = "all", with_last: bool
     if not with_last:
         names = names[:-2]
     return tuple(f"backbone.{name}" for name in names)
+
+
+def mild_views(images: Tensor, count: int) -> list[Tensor]:
+    """Return views that keep what a picture shows: itself, its mirror image, and four corner crops.
+
+    A teacher that averages over them is less moved by where things happen to lie (microCLIP labels with
+    crops for the same reason). A crop keeps 85% of each side; every other one is mirrored.
+
+    Args:
+        images: `[B, 3, H, W]`.
+        count: how many of the six, 1 to 6; 1 is the picture alone.
+
+    Returns:
+        `count` tensors `[B, 3, H, W]`.
+    """
+    height, width = images.shape[-2:]
+    high, wide = round(0.85 * height), round(0.85 * width)
+    views = [images, images.flip(-1)][:count]
+    for number, (top, left) in enumerate(((0, 0), (1, 1), (1, 0), (0, 1))[: max(0, count - 2)]):
+        y, x = top * (height - high), left * (width - wide)
+        crop = images[..., y : y + high, x : x + wide]
+        view = functional.interpolate(crop, size=(height, width), mode="bicubic", align_corners=False)
+        views.append(view.flip(-1) if number % 2 else view)
+    return views
 
 
 def collect_rows(plain: Iterable[ImageBatch], compute: Callable[[Tensor], Tensor], device: torch.device) -> Tensor:

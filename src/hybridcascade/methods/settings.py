@@ -167,7 +167,7 @@ class HybridCascadeSettings:
     """Stage plan: a name of `backbone.plans` or the blocks of each stage, counted from 1. The last block
     always is a stage of its own, on CLIP's own path; `last` is that stage alone."""
 
-    pool: str = "cls"
+    pool: str = "both"
     """What the shallower stages read: cls, patch (mean of the patch tokens) or both (averaged)."""
 
     aggregation: str = "nga"
@@ -179,7 +179,7 @@ class HybridCascadeSettings:
     sigma_per_layer: bool = False
     """Learn a sigma for each block instead of one for each stage."""
 
-    fusion_start: str = "last"
+    fusion_start: str = "uniform"
     """Stage weights at the start: last or uniform."""
 
     fusion_gap: float = 5.0
@@ -188,7 +188,10 @@ class HybridCascadeSettings:
     fusion_lr_scale: float = 20.0
     """Learning rate of stage weights and sigmas over the phase's: few numbers that have far to go."""
 
-    heads: str = "shared"
+    alignment_lr_scale: float = 3.0
+    """Learning rate of the stages' alignment over the phase's: it starts far from the text space."""
+
+    heads: str = "per_stage"
     """One head for all stages (shared) or one a stage (per_stage)."""
 
     head_start: str = "prototypes"
@@ -196,6 +199,9 @@ class HybridCascadeSettings:
 
     train_head: bool = True
     """Whether the head trains on pictures."""
+
+    class_bias: bool = True
+    """Give the head a class bias that starts at Sinkhorn's balance, so that the student starts balanced."""
 
     train_logit_scale: bool = False
     """Whether the factor on the cosine trains; it is used in prediction too."""
@@ -206,17 +212,23 @@ class HybridCascadeSettings:
     train_layer_norms: str = "all"
     """Which LayerNorms of the vision tower train: all, last_half or none."""
 
-    prompts: int = 16
+    prompts: int = 0
     """Prompt tokens that enter once, before the first block; 0 for none."""
 
     prompt_init: str = "neutral"
     """`neutral` (no effect at the start) or `uniform` (random)."""
 
-    teacher: str = "frozen"
+    teacher: str = "ema"
     """frozen (labels once, before training), or mixed each epoch with the live or the ema model."""
 
-    teacher_source: str = "ensemble"
+    teacher_source: str = "zero_shot"
     """The frozen teacher: zero_shot, text_head (text-trained), or the ensemble of both."""
+
+    teacher_views: int = 6
+    """Views of a picture that the frozen teacher averages over, 1 to 6: itself, its mirror image, four crops."""
+
+    predict_views: int = 6
+    """Views of a picture that a prediction averages over, 1 to 6; 1 is six times as fast."""
 
     teacher_share: float = 0.5
     """For live and ema: share of the frozen teacher's logits that stays in the mixture."""
@@ -227,8 +239,9 @@ class HybridCascadeSettings:
     labels: str = "sinkhorn"
     """How teacher logits become labels: sinkhorn (balanced over the data set), softmax or argmax."""
 
-    sinkhorn_epsilon: float = 1.0
-    """Temperature of the teacher's logits in softmax and sinkhorn labels."""
+    sinkhorn_epsilon: float = 2.0
+    """Temperature of CLIP's logits in softmax and sinkhorn labels, and of the student at its start.
+    Descriptions make CLIP surer than it is right: above 1 the distributions are calibrated better."""
 
     prior_power: float = 0.0
     """Class shares that Sinkhorn aims at: 0 for equal shares, 1 for the teacher's own."""
@@ -239,7 +252,7 @@ class HybridCascadeSettings:
     label_smoothing: float = 0.0
     """Share of the uniform distribution in the target."""
 
-    stage_loss: float = 0.3
+    stage_loss: float = 1.0
     """Weight of the mean cross-entropy of the single stages, which trains their alignment."""
 
     consistency: float = 0.1
@@ -259,8 +272,12 @@ class HybridCascadeSettings:
 
     def __post_init__(self) -> None:
         self._check_choices()
-        for key in ("sigma", "fusion_gap", "fusion_lr_scale", "sinkhorn_epsilon", "label_temperature"):
+        for key in ("sigma", "fusion_gap", "sinkhorn_epsilon", "label_temperature"):
             _between(key, getattr(self, key), 0, open_low=True)
+        for key in ("fusion_lr_scale", "alignment_lr_scale"):
+            _between(key, getattr(self, key), 0, open_low=True)
+        _between("teacher_views", self.teacher_views, 1, 6)
+        _between("predict_views", self.predict_views, 1, 6)
         for key in ("prompts", "adapter_rank", "stage_loss", "consistency", "fairness", "noise_std"):
             _between(key, getattr(self, key), 0)
         for key in ("teacher_share", "prior_power", "distribution_share"):
@@ -314,8 +331,8 @@ SETTINGS: dict[str, tuple[type[Any], dict[str, PhaseDefaults], str]] = {
     "hybrid_cascade": (
         HybridCascadeSettings,
         {
-            "text": PhaseDefaults(epochs=200, lr=5e-4, weight_decay=0.01, batch_size=1),
-            "image": PhaseDefaults(epochs=10, lr=5e-4, weight_decay=0.01, batch_size=50, schedule="cosine"),
+            "text": PhaseDefaults(epochs=0, lr=5e-4, weight_decay=0.01, batch_size=1),
+            "image": PhaseDefaults(epochs=5, lr=1e-3, weight_decay=0.01, batch_size=50, schedule="cosine"),
         },
         "affect_safe",
     ),

@@ -75,7 +75,9 @@ class StageReader(nn.Module):
         return features
 
 
-def stage_groups(reader: StageReader | None, fusion: StageFusion, lr_scale: float = 1.0) -> tuple[ParameterGroup, ...]:
+def stage_groups(
+    reader: StageReader | None, fusion: StageFusion, lr_scale: float = 1.0, alignment_lr_scale: float = 1.0
+) -> tuple[ParameterGroup, ...]:
     """Declare the parameters of a method's submodules `reader` and `fusion`.
 
     Sigmas, block weights and stage weights form a group of their own without weight decay: decay would
@@ -85,12 +87,13 @@ def stage_groups(reader: StageReader | None, fusion: StageFusion, lr_scale: floa
         reader: the method's `reader`, or None without shallower stages.
         fusion: the method's `fusion`.
         lr_scale: learning rate of that group over the phase's.
+        alignment_lr_scale: learning rate of the alignment over the phase's.
     """
     names = parameter_names(reader, "reader") if reader is not None else ()
     alignment = tuple(name for name in names if ".alignment." in name)
     mixing = tuple(name for name in names if ".aggregation." in name) + parameter_names(fusion, "fusion")
     groups = (
-        ParameterGroup("alignment", alignment),
+        ParameterGroup("alignment", alignment, lr_scale=alignment_lr_scale),
         ParameterGroup("mixing", mixing, lr_scale=lr_scale, weight_decay=0.0),
     )
     return tuple(group for group in groups if group.parameters)
