@@ -322,25 +322,17 @@ class LinearProbeSettings:
 
 _TEXT_PHASE = PhaseDefaults(epochs=400, lr=5e-4, weight_decay=0.01, batch_size=1)
 _IMAGE_PHASE = PhaseDefaults(epochs=50, lr=5e-4, weight_decay=0.01, batch_size=50)
+_OWN_TEXT_PHASE = PhaseDefaults(epochs=0, lr=5e-4, weight_decay=0.01, batch_size=1)
+_OWN_IMAGE_PHASE = PhaseDefaults(epochs=5, lr=1e-3, weight_decay=0.01, batch_size=50, schedule="cosine")
+_PROBE_PHASE = PhaseDefaults(epochs=100, lr=2e-3, weight_decay=0.01, batch_size=512, schedule="cosine")
 
 SETTINGS: dict[str, tuple[type[Any], dict[str, PhaseDefaults], str]] = {
     "zero_shot": (ZeroShotSettings, {}, "none"),
     "text_only": (TextOnlySettings, {"text": _TEXT_PHASE}, "none"),
     "lafter": (LafterSettings, {"text": _TEXT_PHASE, "image": _IMAGE_PHASE}, "lafter"),
     "hybrid_cascade_seed": (HybridCascadeSeedSettings, {"text": _TEXT_PHASE, "image": _IMAGE_PHASE}, "lafter"),
-    "hybrid_cascade": (
-        HybridCascadeSettings,
-        {
-            "text": PhaseDefaults(epochs=0, lr=5e-4, weight_decay=0.01, batch_size=1),
-            "image": PhaseDefaults(epochs=5, lr=1e-3, weight_decay=0.01, batch_size=50, schedule="cosine"),
-        },
-        "affect_safe",
-    ),
-    "linear_probe": (
-        LinearProbeSettings,
-        {"image": PhaseDefaults(epochs=100, lr=2e-3, weight_decay=0.01, batch_size=512, schedule="cosine")},
-        "none",
-    ),
+    "hybrid_cascade": (HybridCascadeSettings, {"text": _OWN_TEXT_PHASE, "image": _OWN_IMAGE_PHASE}, "affect_safe"),
+    "linear_probe": (LinearProbeSettings, {"image": _PROBE_PHASE}, "none"),
 }
 """Settings, phase numbers and strong view of each method."""
 
