@@ -63,7 +63,7 @@ def test_text_stage_learns_the_texts(deep_backbone, deep_world):
 )
 def test_training_starts_at_the_balanced_zero_shot_prediction(settings, deep_backbone, deep_world):
     settings = {"fusion_start": "last", **settings}
-    method = hybrid(deep_backbone, deep_world, teacher_views=1, predict_views=1, fusion_start="last", **settings)
+    method = hybrid(deep_backbone, deep_world, teacher_views=1, predict_views=1, **settings)
     method.begin_phase("image", deep_world.plain_batches())
     prediction = method(deep_world.plain)
     epsilon, power = settings.get("sinkhorn_epsilon", 2.0), settings.get("prior_power", 0.0)
