@@ -72,7 +72,8 @@ def test_predict_takes_paths_pictures_arrays_and_folders_at_once(tuned: hc.Tuned
     assert len(p.ids) == len(set(p.ids)) == 6
     assert p.ids[0] == one.as_posix()
     assert p.ids[3:] == tuple(f"{(photos / 'calm joy').as_posix()}/2{i}.png" for i in range(3))
-    np.testing.assert_array_equal(p.probabilities[1], p.probabilities[2])
+    # The same picture at two places of a batch: vectorised sums may differ in the last digit.
+    np.testing.assert_allclose(p.probabilities[1], p.probabilities[2], rtol=1e-6)
     np.testing.assert_allclose(p.probabilities.sum(axis=1), 1, atol=1e-5)
     assert p.classes == tuple(CLASSES)
     assert set(p.labels) <= set(CLASSES)
