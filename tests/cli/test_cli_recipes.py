@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from hybridcascade.cli.train import with_own_recipe
 from hybridcascade.config import TrainConfig
 from hybridcascade.demo_config import DemoConfig, shipped_demo
 from hybridcascade.errors import SettingsError, UnknownNameError
-from hybridcascade.methods.settings import method_settings
+from hybridcascade.methods.settings import default_phases, method_settings
 from hybridcascade.recipes import find_recipe, read_recipe, shipped_recipes
 
 FOLDER = Path(__file__).parents[2] / "recipes"
@@ -34,7 +35,8 @@ def test_each_training_recipe_is_parsed(name: str) -> None:
     config = train_config("--config", str(FOLDER / name), "--data", "photos", "--classes", "a,b")
     written = read_recipe(FOLDER / name)
     assert config.method == written["method"]
-    assert config.phases()["image"].epochs == written["image"]["epochs"]
+    expected = dataclasses.asdict(default_phases(config.method)["image"]) | written.get("image", {})
+    assert dataclasses.asdict(config.phases()["image"]) == expected
     method_settings(config.method, config.settings)
 
 
