@@ -40,13 +40,15 @@ __all__ = ["HybridCascade"]
 
 
 class HybridCascade(TeacherMethod):
-    """Label-free tuning that starts at the zero-shot prediction and leaves it by evidence.
+    """Label-free tuning on balanced soft labels; CLIP's own path starts at the balanced zero-shot prediction.
 
-    - The head starts at the mean texts and scores cosines at CLIP's logit scale, in teacher and student.
-    - The teacher labels all training pictures once, before training, balanced by Sinkhorn; `live` and
-      `ema` teachers relabel at each epoch, anchored to the first labels.
+    - Heads start at the mean texts and score cosines at CLIP's logit scale over `sinkhorn_epsilon`, the
+      temperature of the labels, with a class bias that starts at Sinkhorn's balance.
+    - The teacher averages over mild views and labels all training pictures before training, balanced by
+      Sinkhorn; `live` and `ema` teachers relabel at each epoch, anchored to the first labels.
     - The last block is a stage of its own on CLIP's own path (`ln_post`, `proj`), untouched at the
-      start; the shallower stages have their own alignment and join through learned fusion weights.
+      start; the shallower stages have their own alignment. Learned weights fuse all stages, and start
+      uniform or, with `fusion_start=last`, on CLIP's own path.
 
     With a `TargetBatch` the joint target of class and distribution takes the labels' place.
 

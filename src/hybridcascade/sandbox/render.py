@@ -149,6 +149,15 @@ def _shape_colors(plan: _Plan, take: NDArray[np.int64], s: int) -> Floats:
     return hsv_to_rgb(hue, sat, val)
 
 
+class _Wear:
+    """How each canvas of a set has aged, drawn once for all of them."""
+
+    def __init__(self, n: int, seed: int) -> None:
+        self.seed = seed
+        self.strength = stream(seed, 20).random((n, 6), dtype=np.float32)
+        self.coarse = stream(seed, 21).standard_normal((n, 8, 8), dtype=np.float32)
+
+
 def age(pictures: Floats, seed: int, severity: float = 1.0, start: int = 0) -> Floats:
     """Turn clean pictures into aged canvases: fading, colour cast, vignette, texture, noise.
 
@@ -161,9 +170,12 @@ def age(pictures: Floats, seed: int, severity: float = 1.0, start: int = 0) -> F
     Returns:
         RGB in 0..1, `[N, 64, 64, 3]`.
     """
-    n, stop = len(pictures), start + len(pictures)
-    strength = stream(seed, 20).random((stop, 6), dtype=np.float32)[start:]
-    fade, cast, dim, weave, blot, grain = (strength[:, i, None, None, None] for i in range(6))
+    return _age_rows(pictures, _Wear(start + len(pictures), seed), severity, start)
+
+
+def _age_rows(pictures: Floats, wear: _Wear, severity: float, start: int) -> Floats:
+    rows = slice(start, start + len(pictures))
+    fade, cast, dim, weave, blot, grain = (wear.strength[rows, i, None, None, None] for i in range(6))
     paper = np.array([0.80, 0.73, 0.58], dtype=np.float32)
     varnish = np.array([1.0, 0.86, 0.62], dtype=np.float32)
     x: NDArray[np.floating] = pictures + severity * (0.15 + 0.11 * fade) * (paper - pictures)
@@ -173,10 +185,9 @@ def age(pictures: Floats, seed: int, severity: float = 1.0, start: int = 0) -> F
     x = x * (1.0 - severity * (0.12 + 0.18 * dim) * far)
     wave = np.sin(np.arange(SIZE, dtype=np.float32) * 2.1)
     x = x + severity * (0.005 + 0.01 * weave) * (wave[:, None] + wave[None, :])[None, :, :, None]
-    coarse = stream(seed, 21).standard_normal((stop, 8, 8), dtype=np.float32)[start:]
-    stains = coarse.repeat(SIZE // 8, axis=1).repeat(SIZE // 8, axis=2)[..., None]
+    stains = wear.coarse[rows].repeat(SIZE // 8, axis=1).repeat(SIZE // 8, axis=2)[..., None]
     x = x + severity * (0.005 + 0.01 * blot) * stains
-    noise = stream(seed, 22, start).standard_normal((n, SIZE, SIZE, 3), dtype=np.float32)
+    noise = stream(wear.seed, 22, start).standard_normal(pictures.shape, dtype=np.float32)
     x = x + severity * (0.005 + 0.015 * grain) * noise
     aged: Floats = np.clip(x, 0.0, 1.0).astype(np.float32)
     return aged
@@ -204,11 +215,12 @@ def render(
     if severity < 0:
         raise ValueError(f"severity must be 0 or more, got {severity}")
     plan = _Plan(attributes, seed)
+    wear = _Wear(len(attributes), seed) if domain == "shifted" else None
     out = np.empty((len(attributes), SIZE, SIZE, 3), dtype=np.uint8)
     for first in range(0, len(attributes), _CHUNK):
         rows = slice(first, min(first + _CHUNK, len(attributes)))
         x = _draw_chunk(plan, rows)
-        if domain == "shifted":
-            x = age(x, seed, severity, start=first)
+        if wear is not None:
+            x = _age_rows(x, wear, severity, first)
         out[rows] = np.round(x * 255).astype(np.uint8)
     return out
