@@ -1,0 +1,148 @@
+"""Numbers of `hybrid_cascade`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from hybridcascade.methods.numbers.base import AGGREGATIONS, POOLS, PROMPT_INITS, between, choice
+
+__all__ = ["HybridCascadeSettings"]
+
+
+@dataclass(frozen=True)
+class HybridCascadeSettings:
+    """Numbers of `hybrid_cascade`; every part can be switched off or exchanged for ablation."""
+
+    plan: str | tuple[tuple[int, ...], ...] = "hybrid"
+    """Stage plan: a name of `backbone.plans` or the blocks of each stage, counted from 1. The last block
+    always is a stage of its own, on CLIP's own path; `last` is that stage alone."""
+
+    pool: str = "both"
+    """What the shallower stages read: cls, patch (mean of the patch tokens) or both (averaged)."""
+
+    aggregation: str = "nga"
+    """How a stage sums its blocks: nga, free, mean or last."""
+
+    sigma: float = 1.0
+    """Width of the NGA Gaussian at the start, in blocks."""
+
+    sigma_per_layer: bool = False
+    """Learn a sigma for each block instead of one for each stage."""
+
+    fusion_start: str = "uniform"
+    """Stage weights at the start: last or uniform."""
+
+    fusion_gap: float = 5.0
+    """For fusion_start=last: the last stage's weight is exp(gap) times another's at the start."""
+
+    fusion_lr_scale: float = 20.0
+    """Learning rate of stage weights and sigmas over the phase's: few numbers that have far to go."""
+
+    alignment_lr_scale: float = 3.0
+    """Learning rate of the stages' alignment over the phase's: it starts far from the text space."""
+
+    heads: str = "per_stage"
+    """One head for all stages (shared) or one a stage (per_stage)."""
+
+    head_start: str = "prototypes"
+    """Class vectors at the start of the image phase: prototypes (mean texts) or text (text-trained)."""
+
+    train_head: bool = True
+    """Whether the head trains on pictures."""
+
+    class_bias: bool = True
+    """Give the head a class bias that starts at Sinkhorn's balance, so that the student starts balanced."""
+
+    train_logit_scale: bool = False
+    """Whether the factor on the cosine trains; it is used in prediction too."""
+
+    adapter_rank: int = 0
+    """Rank of a residual adapter before the head, the identity at the start; 0 for none."""
+
+    train_layer_norms: str = "all"
+    """Which LayerNorms of the vision tower train: all, last_half or none."""
+
+    prompts: int = 0
+    """Prompt tokens that enter once, before the first block; 0 for none."""
+
+    prompt_init: str = "neutral"
+    """`neutral` (no effect at the start) or `uniform` (random)."""
+
+    teacher: str = "ema"
+    """frozen (labels once, before training), or mixed each epoch with the live or the ema model."""
+
+    teacher_source: str = "zero_shot"
+    """The frozen teacher: zero_shot, text_head (text-trained), or the ensemble of both."""
+
+    teacher_views: int = 6
+    """Views of a picture that the frozen teacher averages over, 1 to 6: itself, its mirror image, four crops."""
+
+    predict_views: int = 6
+    """Views of a picture that a prediction averages over, 1 to 6; 1 is six times as fast."""
+
+    teacher_share: float = 0.5
+    """For live and ema: share of the frozen teacher's logits that stays in the mixture."""
+
+    ema_decay: float = 0.99
+    """For ema: share of the old average that a step keeps."""
+
+    labels: str = "sinkhorn"
+    """How teacher logits become labels: sinkhorn (balanced over the data set), softmax or argmax."""
+
+    sinkhorn_epsilon: float = 2.0
+    """Temperature of CLIP's logits in softmax and sinkhorn labels, and of the student at its start.
+    Descriptions make CLIP surer than it is right: above 1 the distributions are calibrated better."""
+
+    prior_power: float = 0.0
+    """Class shares that Sinkhorn aims at: 0 for equal shares, 1 for the teacher's own."""
+
+    label_temperature: float = 1.0
+    """Labels are raised to 1 / temperature and renormalised; below 1 sharpens."""
+
+    label_smoothing: float = 0.0
+    """Share of the uniform distribution in the target."""
+
+    stage_loss: float = 1.0
+    """Weight of the mean cross-entropy of the single stages, which trains their alignment."""
+
+    consistency: float = 0.1
+    """Weight of the stage-consistency loss; the deeper stage's side is detached."""
+
+    fairness: float = 0.0
+    """Weight of the term that keeps a batch's mean prediction over all classes."""
+
+    distribution_share: float = 0.8
+    """With targets: share of the distribution in the joint target, the rest is the class."""
+
+    noise_std: float = 0.1
+    """Text phase: standard deviation of the noise on each dimension of a unit text feature."""
+
+    text_smoothing: float = 0.1
+    """Text phase: share of the uniform distribution in the target."""
+
+    def __post_init__(self) -> None:
+        self._check_choices()
+        for key in ("sigma", "fusion_gap", "sinkhorn_epsilon", "label_temperature"):
+            between(key, getattr(self, key), 0, open_low=True)
+        for key in ("fusion_lr_scale", "alignment_lr_scale"):
+            between(key, getattr(self, key), 0, open_low=True)
+        between("teacher_views", self.teacher_views, 1, 6)
+        between("predict_views", self.predict_views, 1, 6)
+        for key in ("prompts", "adapter_rank", "stage_loss", "consistency", "fairness", "noise_std"):
+            between(key, getattr(self, key), 0)
+        for key in ("teacher_share", "prior_power", "distribution_share"):
+            between(key, getattr(self, key), 0, 1)
+        for key in ("label_smoothing", "text_smoothing", "ema_decay"):
+            between(key, getattr(self, key), 0, 0.99999)
+
+    def _check_choices(self) -> None:
+        choice("pool", self.pool, POOLS)
+        choice("aggregation", self.aggregation, AGGREGATIONS)
+        choice("fusion_start", self.fusion_start, ("last", "uniform"))
+        choice("heads", self.heads, ("shared", "per_stage"))
+        choice("head_start", self.head_start, ("prototypes", "text"))
+        choice("train_layer_norms", self.train_layer_norms, ("all", "last_half", "none"))
+        choice("prompt_init", self.prompt_init, PROMPT_INITS)
+        choice("teacher", self.teacher, ("frozen", "live", "ema"))
+        choice("teacher_source", self.teacher_source, ("zero_shot", "text_head", "ensemble"))
+        choice("labels", self.labels, ("sinkhorn", "softmax", "argmax"))
