@@ -34,8 +34,15 @@ MAY_IMPORT: dict[str, set[str]] = {
     "engine": {"types", "methods.base"},
     "evaluation": {"types", "engine"},
     "sandbox": {"types"},
-    TOP: {"types", "data", "backbone", "cascade", "labelling", "methods", "engine", "evaluation", "sandbox"},
-}
+    "experiments": {
+        "types", "data", "backbone", "cascade", "labelling", "methods", "engine", "evaluation", "sandbox",
+        "compose", "config", "encoded", "inference", "recipes",
+    },
+    TOP: {
+        "types", "data", "backbone", "cascade", "labelling", "methods", "engine", "evaluation", "sandbox",
+        "experiments",
+    },
+}  # fmt: skip
 """Rooms (or single modules) that each room may import, besides itself and `errors`."""
 
 ALONE: dict[str, set[str]] = {
@@ -67,7 +74,7 @@ ONLY: dict[str, set[str]] = {
 LIGHT = (
     "__init__", "__main__", "cli", "cli.entry", "config", "errors", "recipes", "methods.registry",
     "methods.catalogue", "methods.settings", "engine.schedules", "engine.atomic", "engine.records",
-    "evaluation.protocol", "evaluation.tables", "data.classes", "data.texts",
+    "evaluation.protocol", "evaluation.tables", "data.classes", "data.texts", "experiments.kinds",
 )  # fmt: skip
 """Modules whose import must stay quick: `--help`, wrong arguments and `import hybridcascade` rest on them."""
 

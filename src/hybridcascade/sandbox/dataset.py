@@ -41,7 +41,9 @@ class SandboxData:
         return len(self.ids)
 
 
-def make_split(name: Split, n: int, domain: Domain, seed: int, severity: float = 1.0) -> SandboxData:
+def make_split(
+    name: Split, n: int, domain: Domain, seed: int, severity: float = 1.0, shares: NDArray[np.float64] | None = None
+) -> SandboxData:
     """Make a split; splits of one seed share no random stream, so they share no picture.
 
     Args:
@@ -50,16 +52,18 @@ def make_split(name: Split, n: int, domain: Domain, seed: int, severity: float =
         domain: `"clean"` or `"shifted"`.
         seed: of everything, 0 to 999,999.
         severity: strength of the shift; 1 is the sandbox's own.
+        shares: how often each emotion causes a picture, `[8]`; None for the world's own, all alike. The posterior
+            stays the world's: how a picture is felt does not depend on how many others there are.
 
     Raises:
-        ValueError: unknown split or domain, or a seed out of range.
+        ValueError: unknown split or domain, shares that are none, or a seed out of range.
     """
     if name not in _OFFSET:
         raise ValueError(f"split must be one of {', '.join(_OFFSET)}, got {name!r}")
     if not 0 <= seed < 1_000_000:
         raise ValueError(f"seed must be 0 to 999,999, got {seed}")
     own = _OFFSET[name] + seed
-    attributes, emotions = sample_attributes(n, own)
+    attributes, emotions = sample_attributes(n, own, shares)
     return SandboxData(
         images=render(attributes, own, domain, severity),
         ids=tuple(f"{name}-{i:06d}" for i in range(n)),

@@ -117,17 +117,28 @@ def conditional(attribute: str) -> NDArray[np.float64]:
     return table
 
 
-def sample_attributes(n: int, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def sample_attributes(
+    n: int, seed: int, shares: NDArray[np.float64] | None = None
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Draw emotions and the attributes they cause.
 
     Args:
         n: number of pictures.
         seed: the first `n` rows of a longer draw with the same seed are the same rows.
+        shares: probability of each emotion, `[8]`, summing to 1; None for equal ones.
 
     Returns:
         Attribute values `[n, 5]` in the order of `ATTRIBUTES`, and the emotions that caused them `[n]`.
+
+    Raises:
+        ValueError: `shares` is no distribution over the emotions.
     """
-    emotions = stream(seed, 0).integers(0, len(EMOTIONS), size=n)
+    if shares is None:
+        emotions = stream(seed, 0).integers(0, len(EMOTIONS), size=n)
+    else:
+        if np.shape(shares) != (len(EMOTIONS),) or np.min(shares) < 0 or not np.isclose(np.sum(shares), 1):
+            raise ValueError(f"shares must be {len(EMOTIONS)} numbers from 0 that sum to 1, got {shares}")
+        emotions = stream(seed, 3).choice(len(EMOTIONS), size=n, p=shares)
     columns = []
     for j, name in enumerate(ATTRIBUTES):
         cumulative = conditional(name).cumsum(axis=1)[emotions]

@@ -1,0 +1,1 @@
+"""Comparing methods honestly: arenas, rows, a store that survives a kill, tables; ablation."""
