@@ -79,13 +79,15 @@ class UnlabeledBatch(_Movable):
 
 @dataclass(frozen=True)
 class TargetBatch(UnlabeledBatch):
-    """An `UnlabeledBatch` whose pictures have target distributions (votes or labels).
+    """An `UnlabeledBatch` whose pictures have target distributions (votes or labels), all or some of them.
 
     Attributes:
-        target: rows sum to 1, float `[B, K]`.
+        target: rows sum to 1, zeros where the target is not known, float `[B, K]`.
+        known: which rows have a target, bool `[B]`; None means all.
     """
 
     target: Tensor
+    known: Tensor | None = None
 
 
 @dataclass(frozen=True)

@@ -97,6 +97,7 @@ class PictureBatches(Dataset[UnlabeledBatch | ImageBatch]):
         strong: the strong view; None gives the plain view twice.
         seed: of the augmentations.
         targets: float32 `[N, K]` by row, or None.
+        known: which rows have a target, bool `[N]`; None means all.
         plain_only: make `ImageBatch`es.
     """
 
@@ -108,9 +109,10 @@ class PictureBatches(Dataset[UnlabeledBatch | ImageBatch]):
         seed: int = 0,
         targets: Tensor | None = None,
         plain_only: bool = False,
+        known: Tensor | None = None,
     ) -> None:
         self.source, self.plain, self.strong = source, plain, strong
-        self.seed, self.targets, self.plain_only = seed, targets, plain_only
+        self.seed, self.targets, self.known, self.plain_only = seed, targets, known, plain_only
         self.ids = source.ids
 
     def __len__(self) -> int:
@@ -135,7 +137,8 @@ class PictureBatches(Dataset[UnlabeledBatch | ImageBatch]):
             strong = self.strong(pixels, [mixed_seed(self.seed, key.epoch, key.row) for key in keys])
         if self.targets is None:
             return UnlabeledBatch(index, ids, plain, strong)
-        return TargetBatch(index, ids, plain, strong, self.targets[index])
+        known = None if self.known is None else self.known[index]
+        return TargetBatch(index, ids, plain, strong, self.targets[index], known)
 
     def _stacked(self, index: Tensor) -> Tensor | None:
         """Return the pictures as one uint8 tensor `[B, 3, H, W]` when they already have the view's size."""
@@ -183,12 +186,13 @@ def target_loader(
     drop_last: bool = False,
     workers: int = 0,
     shuffle: bool = True,
+    known: Tensor | None = None,
 ) -> DataLoader[TargetBatch]:
     """Load pictures in two views with their target distributions; other arguments as `unlabeled_loader`.
 
     Args:
         source: the pictures.
-        targets: distributions by row, float `[N, K]`, rows sum to 1 (`PictureSource.targets`).
+        targets: distributions by row, float `[N, K]`, rows sum to 1, zeros where not known (`data.targets`).
         plain: the plain view.
         strong: the strong view; None gives the plain view twice.
         batch_size: pictures a batch B, > 0.
@@ -196,9 +200,10 @@ def target_loader(
         drop_last: leave out a last batch that is smaller.
         workers: processes that load ahead; 0 loads in this one.
         shuffle: draw a new order every epoch.
+        known: which rows have a target, bool `[N]`; None means all.
 
     Raises:
-        DataError: targets of another length, or a row that is no distribution.
+        DataError: targets of another length, or a known row that is no distribution.
         SettingsError: a batch size or number of workers that cannot be used.
     """
     if targets.ndim != 2 or len(targets) != len(source):
@@ -206,13 +211,19 @@ def target_loader(
         remedy = "Give one row a picture, in row order"
         raise DataError(complaint(source.name, f"targets [{len(source)}, K]", found, remedy))
     table = targets.to(torch.float32)
+    if known is not None and (known.dtype != torch.bool or known.shape != targets.shape[:1]):
+        found = f"{known.dtype} {list(known.shape)}"
+        raise DataError(complaint(source.name, f"a bool mask [{len(source)}]", found, "Give one value a picture"))
     wrong = ~((table >= 0).all(dim=1) & ((table.sum(dim=1) - 1.0).abs() < 1e-4))
+    if known is not None:
+        wrong &= known
+        table = torch.where(known[:, None], table, 0.0)
     if wrong.any():
         row = int(wrong.nonzero()[0])
         where = f"{source.name}, target of {source.samples[row].id!r}"
         found = str(table[row].tolist())
         raise DataError(complaint(where, "numbers >= 0 that sum to 1", found, "Divide the votes by their sum"))
-    batches = PictureBatches(source, plain, strong, seed, table)
+    batches = PictureBatches(source, plain, strong, seed, table, known=known)
     return cast("DataLoader[TargetBatch]", _loader(batches, batch_size, seed, drop_last, workers, shuffle))
 
 

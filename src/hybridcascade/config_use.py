@@ -1,0 +1,85 @@
+"""How to use a saved run, and the checks that all configurations share. Imports no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from hybridcascade.errors import SettingsError, UnknownNameError
+
+__all__ = ["DEVICES", "EvaluateConfig", "PredictConfig", "at_least", "one_of"]
+
+DEVICES = ("auto", "cpu", "cuda", "mps")
+
+
+@dataclass(frozen=True)
+class PredictConfig:
+    """How to predict with a saved run."""
+
+    out: str | None = None
+    """File to write: .csv, .jsonl or .parquet. Left out: CSV on stdout (JSON lines with --json)."""
+
+    batch_size: int = 64
+    """Pictures in a forward pass."""
+
+    workers: int = 0
+    """Processes that decode pictures beside the predicting process."""
+
+    device: str = "auto"
+    """Where to predict: auto, cpu, cuda or mps."""
+
+    strict: bool = False
+    """Stop at the first picture that cannot be read, instead of writing a row with the reason."""
+
+    allow_outside: bool = False
+    """Let a manifest point to pictures outside its own folder."""
+
+    def __post_init__(self) -> None:
+        one_of("device", self.device, DEVICES)
+        at_least("batch_size", self.batch_size, 1)
+        at_least("workers", self.workers, 0)
+
+
+@dataclass(frozen=True)
+class EvaluateConfig:
+    """How to evaluate a saved run."""
+
+    data: str | None = None
+    """Labelled pictures: a folder per class, a manifest with labels, votes or probabilities, or a zip of either."""
+
+    split: str | None = None
+    """Pictures to evaluate on, by the `split` of the data; left out: all."""
+
+    batch_size: int = 64
+    """Pictures in a forward pass."""
+
+    workers: int = 0
+    """Processes that decode pictures beside the predicting process."""
+
+    device: str = "auto"
+    """Where to predict: auto, cpu, cuda or mps."""
+
+    strict: bool = False
+    """Stop at the first picture that cannot be read, instead of leaving it out and counting it."""
+
+    allow_outside: bool = False
+    """Let a manifest point to pictures outside its own folder."""
+
+    def __post_init__(self) -> None:
+        if not self.data:
+            raise SettingsError("say what to evaluate on: --data labelled.csv (or a folder per class, or a zip)")
+        one_of("device", self.device, DEVICES)
+        at_least("batch_size", self.batch_size, 1)
+        at_least("workers", self.workers, 0)
+
+
+def at_least(name: str, value: float | None, low: float) -> None:
+    """Raise `SettingsError` when a number is given and below `low` (or NaN)."""
+    if value is not None and not value >= low:
+        raise SettingsError(f"{name} must be {low} or above, got {value}")
+
+
+def one_of(kind: str, name: str, valid: Mapping[str, str] | tuple[str, ...]) -> None:
+    """Raise `UnknownNameError` when a name is not among the valid ones."""
+    if name not in valid:
+        raise UnknownNameError(kind, name, valid)
