@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from hybridcascade.backbone.blocks import is_plain_block, layer_norm, run_block, run_block_for_cls
 from hybridcascade.backbone.precision import PRECISIONS
 from hybridcascade.backbone.prompts import VisualPrompts
+from hybridcascade.backbone.stored import FeatureLayout, is_stored, stored_taps
 from hybridcascade.backbone.text import TextFeatures, TextTower, tokenizer_id
 from hybridcascade.errors import BackboneError, SettingsError
 from hybridcascade.types import Taps
@@ -52,6 +53,8 @@ class ClipBackbone(nn.Module):
         weights_hash: SHA-256 (hex) of all weights, text tower included, whatever the precision.
         mean, std: of the preprocessing, a number a colour, pictures in 0..1.
         interpolation, resize_mode: of the preprocessing, open_clip's names.
+        stored_layout: of the stored features that may come in place of pictures, or None when none will; it is
+            set by whoever stores them and is part of no saved model.
     """
 
     def __init__(
@@ -89,6 +92,7 @@ class ClipBackbone(nn.Module):
         self.mean, self.std = tuple(mean), tuple(std)
         self.interpolation, self.resize_mode = interpolation, resize_mode
         self.tokenizer_id = tokenizer_id(text.tokenizer) if text is not None else tokenizer
+        self.stored_layout: FeatureLayout | None = None
         self._vision_cfg = dict(vision_cfg)
         self._text = text
         self.eval()
@@ -133,7 +137,8 @@ class ClipBackbone(nn.Module):
         """Run the tower and keep tokens after chosen blocks.
 
         Args:
-            x: normalised pictures `[B, 3, H, W]`.
+            x: normalised pictures `[B, 3, H, W]`; or stored features `[B, V, F]` laid out as `stored_layout` says,
+                whose first view is unpacked instead of running the tower.
             taps: blocks, counted from 1, ascending; the tokens *after* the block are kept.
             prompts: tokens that enter on the way; they are in none of the results.
             patch_mean: whether to return the mean patch token after each tapped block.
@@ -144,9 +149,12 @@ class ClipBackbone(nn.Module):
             `patch_mean` float32 `[B, L, D]`, `patches` `[B, L, P, D]` in the compute dtype.
 
         Raises:
-            SettingsError: a tap out of 1..depth or out of order, or prompts made for another tower.
+            SettingsError: a tap out of 1..depth or out of order, prompts made for another tower, or stored
+                features that cannot answer.
         """
         wanted = self._check_taps(taps, prompts)
+        if is_stored(x):
+            return stored_taps(self.stored_layout, x, taps, prompts is not None, patch_mean, patches)
         kept: list[tuple[Tensor, int]] = []
         tower = self._tower
         live: tuple[int, ...] = ()

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from hybridcascade.backbone.prompts import PromptSpec, VisualPrompts
+from hybridcascade.backbone.stored import is_stored
 from hybridcascade.cascade.heads import unit
 from hybridcascade.errors import DataError, SettingsError, TextError
 from hybridcascade.methods.base import Method
@@ -111,12 +112,22 @@ def mild_views(images: Tensor, count: int) -> list[Tensor]:
     crops for the same reason). A crop keeps 85% of each side; every other one is mirrored.
 
     Args:
-        images: `[B, 3, H, W]`.
+        images: `[B, 3, H, W]`; or stored features `[B, V, F]`, whose views are these.
         count: how many of the six, 1 to 6; 1 is the picture alone.
 
     Returns:
-        `count` tensors `[B, 3, H, W]`.
+        `count` tensors `[B, 3, H, W]`, or `[B, 1, F]` of stored features.
+
+    Raises:
+        SettingsError: fewer views are stored than asked for.
     """
+    if is_stored(images):
+        if images.shape[1] < count:
+            raise SettingsError(
+                f"{count} views of each picture were asked for, but features of {images.shape[1]} are stored: "
+                "the method must name as many in `feature_needs`"
+            )
+        return list(images[:, :count].split(1, dim=1))
     height, width = images.shape[-2:]
     high, wide = round(0.85 * height), round(0.85 * width)
     views = [images, images.flip(-1)][:count]
