@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import math
 import random
 import time
@@ -11,6 +12,7 @@ from typing import Any
 
 import lightning
 import torch
+from lightning.pytorch.strategies import ParallelStrategy
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
@@ -21,11 +23,14 @@ from hybridcascade.engine.records import EpochRecord
 from hybridcascade.engine.schedules import lr_factor
 from hybridcascade.engine.state import check_omitted, fit_buffers, select
 from hybridcascade.engine.trained import TrainedSetCheck, declare
+from hybridcascade.engine.unfreezing import Unfreezing
 from hybridcascade.errors import HybridCascadeError
 from hybridcascade.methods.base import Method, ParameterGroup
 from hybridcascade.types import ImageBatch, LossReport, TextBatch, UnlabeledBatch
 
 __all__ = ["OnDevice", "PhaseModule", "seed_all"]
+
+_log = logging.getLogger(__name__)
 
 
 class PhaseModule(lightning.LightningModule):
@@ -97,6 +102,7 @@ class PhaseModule(lightning.LightningModule):
         self._steps_per_epoch = 1
         self._saved_steps_per_epoch: int | None = None
         self._groups: list[tuple[ParameterGroup, list[nn.Parameter]]] = []
+        self._unfreezing = Unfreezing((), (), epochs, phase)
         self._check: TrainedSetCheck | None = None
         self._meter = _Meter()
         self._lr_now: dict[str, float] = {}
@@ -124,6 +130,9 @@ class PhaseModule(lightning.LightningModule):
         targets = None if self._targets is None else self._targets.to(self.trainer.strategy.root_device)
         self.method.begin_phase(self.phase, self._plain_on_device(), targets)
         self._groups = declare(self.method, self.phase)
+        where = f"method {type(self.method).__name__}, phase {self.phase!r}"
+        self._unfreezing = Unfreezing(self._groups, self.method.unfreezing(self.phase), self.epochs, where)
+        self._tell_unfreezing()
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """AdamW over the declared groups, with the schedule applied every optimiser step."""
@@ -136,7 +145,6 @@ class PhaseModule(lightning.LightningModule):
             }
             for group, parameters in self._groups
         ]
-        self._check = TrainedSetCheck(self.method, self.phase)
         optimizer = AdamW(groups, lr=self._numbers["lr"])
         steps = self._steps_per_epoch = self._find_steps_per_epoch()
         schedule, epochs, warmup_epochs, milestones, gamma = self._schedule
@@ -194,8 +202,9 @@ class PhaseModule(lightning.LightningModule):
         optimizer: Optimizer | Any,
         optimizer_closure: Callable[[], Any] | None = None,
     ) -> None:
-        """One optimiser step, the method's `after_step`, and at first the check of what trained."""
-        self._lr_now = {group["name"]: float(group["lr"]) for group in optimizer.param_groups}
+        """One optimiser step and the method's `after_step`; at first, and when more trains, the check of what did."""
+        active = self._unfreezing.groups(self.epochs_done)
+        self._lr_now = {g["name"]: float(g["lr"]) if g["name"] in active else 0.0 for g in optimizer.param_groups}
         check = None if self._check is None or self._check.done else self._check
         if check:
             check.before_step()
@@ -203,6 +212,11 @@ class PhaseModule(lightning.LightningModule):
         self.method.after_step(self.phase)
         if check:
             check.after_step()
+
+    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
+        """Keep what is not unfrozen yet out of clipping and step, where its gradients were computed anyway."""
+        if self._unfreezing.progressive and not self._skips_frozen:
+            self._unfreezing.drop_gradients(self.epochs_done)
 
     # -- ending ---------------------------------------------------------------------------------------
 
@@ -272,9 +286,28 @@ class PhaseModule(lightning.LightningModule):
             check_identity({"steps an epoch": saved}, {"steps an epoch": steps})
         return steps
 
+    @property
+    def _skips_frozen(self) -> bool:
+        """Whether a parameter may be taken out of the graph for a while: DDP must see all of them in every step."""
+        return not isinstance(self.trainer.strategy, ParallelStrategy)
+
+    def _tell_unfreezing(self) -> None:
+        if self._unfreezing.progressive:
+            for line in self._unfreezing.lines(self._numbers["lr"]):
+                _log.info("phase %s: %s", self.phase, line, extra={"remark": True})
+
     def _begin_epoch(self) -> None:
-        seed_all(self.seed, self.phase, self.epochs_done)
-        self.method.begin_epoch(self.phase, self.epochs_done, self._plain_on_device())
+        epoch = self.epochs_done
+        seed_all(self.seed, self.phase, epoch)
+        if self._check is None or self._unfreezing.changes_at(epoch):
+            if self._check is not None:
+                _log.info(
+                    "phase %s, epoch %d: trains %s", self.phase, epoch + 1, sorted(self._unfreezing.groups(epoch))
+                )
+            self._check = TrainedSetCheck(self.method, self.phase, self._unfreezing.parameters(epoch))
+            if self._skips_frozen:
+                self._unfreezing.open(epoch)
+        self.method.begin_epoch(self.phase, epoch, self._plain_on_device())
 
     def _end_epoch(self) -> None:
         now = time.perf_counter()

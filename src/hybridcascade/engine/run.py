@@ -254,6 +254,7 @@ def _identity(
         "weight_decay": numbers.weight_decay, "schedule": numbers.schedule, "gamma": numbers.gamma,
         "warmup_epochs": numbers.warmup_epochs, "milestones": list(numbers.milestones),
         "accumulate": options["accumulate"], "gradient_clip": options["gradient_clip_val"],
+        "unfreezing": [[step.name, step.start, *step.groups] for step in method.unfreezing(phase)],
     }  # fmt: skip
 
 

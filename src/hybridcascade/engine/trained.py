@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -50,7 +50,7 @@ def declare(method: Method, phase: str) -> list[tuple[ParameterGroup, list[nn.Pa
 
 
 class TrainedSetCheck:
-    """Compares the parameters that changed in the first optimiser step with the declared ones.
+    """Compares the parameters that changed in its first optimiser step with the declared ones.
 
     A parameter counts as changed when its value is another and its gradient is not exactly zero: weight
     decay alone moves inert parameters too. A declared parameter outside of the graph (no gradient at
@@ -58,16 +58,17 @@ class TrainedSetCheck:
     has `GRACE_STEPS` steps to get one. EMA teachers (`teacher*`) may change undeclared.
     """
 
-    def __init__(self, method: Method, phase: str) -> None:
-        """Watch a phase; make it after `declare`.
+    def __init__(self, method: Method, phase: str, declared: Collection[str]) -> None:
+        """Watch a phase, or the part of it in which the same parameters train.
 
         Args:
-            method: the method, with `requires_grad` set for the phase.
+            method: the method.
             phase: for messages.
+            declared: names of the parameters that train now.
         """
         self._method = method
         self._phase = phase
-        self._declared = {n: p for n, p in method.named_parameters() if p.requires_grad}
+        self._declared = {n: p for n, p in method.named_parameters() if n in declared}
         self._steps = 0
         self._before: dict[str, Tensor] = {}
         self._frozen: dict[str, int] = {}

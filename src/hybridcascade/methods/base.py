@@ -4,10 +4,14 @@ A method is an `nn.Module` that holds its backbone. It runs through named phases
 texts, `"image"` on pictures); for each it declares which parameters train, gives the loss of a batch,
 and after all of them it predicts. Everything it does not declare is frozen; the engine checks after
 the first step that the parameters that changed are the declared ones, no more and no fewer.
+
+A phase may open its groups one after the other (progressive training): `Method.unfreezing` gives the
+schedule as data, and the engine follows, logs and checks it step by step.
 """
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -17,7 +21,7 @@ from torch import Tensor, nn
 
 from hybridcascade.types import ImageBatch, LossReport, Prediction, TextBatch, UnlabeledBatch
 
-__all__ = ["Method", "ParameterGroup"]
+__all__ = ["Method", "ParameterGroup", "UnfreezeStep"]
 
 
 @dataclass(frozen=True)
@@ -35,6 +39,34 @@ class ParameterGroup:
     parameters: tuple[str, ...]
     lr_scale: float = 1.0
     weight_decay: float | None = None
+
+
+@dataclass(frozen=True)
+class UnfreezeStep:
+    """A moment of a phase from which further parameter groups train.
+
+    Attributes:
+        name: for the logs, such as `"warm-up"`.
+        start: share of the phase's epochs done when the step begins, in [0, 1); 0 for the first step.
+        groups: names of the groups that train from then on; those of earlier steps go on training.
+    """
+
+    name: str
+    start: float
+    groups: tuple[str, ...]
+
+    def first_epoch(self, epochs: int) -> int:
+        """Return the epoch (from 0) in which the step begins, in a phase of `epochs` epochs.
+
+        Rounded up, so that in a phase of two epochs or more the first step has at least one to itself, and
+        never past the last epoch, so that every group trains in at least one.
+
+        Example:
+            >>> [UnfreezeStep("all", 0.6, ()).first_epoch(epochs) for epochs in (1, 2, 5, 50)]
+            [0, 1, 3, 30]
+        """
+        # Less a hair: 0.3 * 10 is 3.0000000000000004 in floating point arithmetic, and means 3.
+        return min(math.ceil(self.start * epochs - 1e-9), epochs - 1)
 
 
 class Method(nn.Module, ABC):
@@ -59,13 +91,22 @@ class Method(nn.Module, ABC):
         """Names of all parameters that train in `phase`."""
         return frozenset(n for group in self.parameter_groups(phase) for n in group.parameters)
 
+    def unfreezing(self, phase: str) -> tuple[UnfreezeStep, ...]:
+        """Return the steps in which the groups of `phase` begin to train; none means all from the start.
+
+        Steps are in order of `start`, the first at 0, and each group is in exactly one. Until its step a
+        parameter keeps its value to the last bit: it gets no gradient and no weight decay.
+        """
+        return ()
+
     def begin_phase(self, phase: str, plain: Iterable[ImageBatch] | None, targets: Tensor | None = None) -> None:
         """Prepare for a phase: initialise heads, compute frozen teachers once.
 
         Args:
             phase: the phase that begins.
             plain: all training pictures once, in data set order, in the plain view; None in the text phase.
-            targets: target distributions by data set row, `[N, K]`, or None without labels.
+            targets: target distributions by data set row, `[N, K]`, zeros where a row has none, or None
+                without labels.
         """
 
     def begin_epoch(self, phase: str, epoch: int, plain: Iterable[ImageBatch] | None) -> None:
