@@ -15,7 +15,15 @@ import yaml
 
 from hybridcascade.errors import SettingsError, UnknownNameError
 
-__all__ = ["build_config", "check_keys", "find_recipe", "read_recipe", "shipped_recipes"]
+__all__ = [
+    "EXPERIMENT_KEYS",
+    "build_config",
+    "check_keys",
+    "find_recipe",
+    "read_recipe",
+    "shipped_recipes",
+    "split_recipe",
+]
 
 Config = TypeVar("Config")
 
@@ -57,6 +65,16 @@ def read_recipe(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise SettingsError(f"{path} must hold `key: value` lines, got {type(content).__name__}")
     return content
+
+
+EXPERIMENT_KEYS = ("arena", "methods", "components")
+"""Sections that `compare` and `ablate` read and the other commands pass over."""
+
+
+def split_recipe(values: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Part the keys of a recipe: those of a configuration, and the sections of `EXPERIMENT_KEYS`."""
+    own = {key: value for key, value in values.items() if key not in EXPERIMENT_KEYS}
+    return own, {key: values[key] for key in EXPERIMENT_KEYS if key in values}
 
 
 def build_config(kind: type[Config], values: Mapping[str, Any], where: str = "") -> Config:

@@ -19,6 +19,8 @@ COMMANDS: dict[str, str] = {
     "train": "tune a model to your classes, from unlabelled pictures (or from texts, or labels)",
     "evaluate": "measure a tuned model on labelled pictures",
     "predict": "class and distribution for pictures, folders, zips and manifests",
+    "compare": "compare methods over seeds and recipes, with intervals and p-values",
+    "ablate": "switch the components of a method one at a time",
     "info": "what there is to choose from, or what is in a run folder",
     "doctor": "check this installation",
 }

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import json
 import re
 import typing
 from collections.abc import Mapping, Sequence
@@ -17,7 +18,7 @@ import docstring_parser
 from jsonargparse import ArgumentParser, Namespace
 
 from hybridcascade.errors import SettingsError, UnknownNameError
-from hybridcascade.recipes import build_config, check_keys, find_recipe, read_recipe
+from hybridcascade.recipes import build_config, check_keys, find_recipe, read_recipe, split_recipe
 
 __all__ = ["CommandParser", "field_texts"]
 
@@ -26,7 +27,8 @@ Config = TypeVar("Config")
 _METAVARS = {int: "N", float: "X"}
 _PLACES = {
     "data": "PATH", "out": "PATH", "classes": "FILE|A,B,C", "descriptions": "FILE", "templates": "FILE",
-    "text_cache": "FOLDER", "milestones": "[X, ...]",
+    "text_cache": "FOLDER", "milestones": "[X, ...]", "methods": "A,B,...", "components": "A,B,...", "seeds": "N|A,B,...",
+    "store": "FILE",
 }  # fmt: skip
 _EXPECTED = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}
 
@@ -39,9 +41,12 @@ class CommandParser(ArgumentParser):
         summary: what it does, one line.
         examples: runnable lines.
         config: dataclass whose fields become options; None for none.
+        experiments: the command reads recipes itself and has a `--json FILE` of its own.
     """
 
-    def __init__(self, name: str, summary: str, examples: str, config: type[Any] | None = None) -> None:
+    def __init__(
+        self, name: str, summary: str, examples: str, config: type[Any] | None = None, experiments: bool = False
+    ) -> None:
         super().__init__(
             prog=f"hybridcascade {name}", exit_on_error=False, formatter_class=_Formatter,
             usage=argparse.SUPPRESS, default_env=False,
@@ -49,12 +54,14 @@ class CommandParser(ArgumentParser):
         self._opening = f"{summary}\n\nexamples:\n" + "".join(f"  {line}\n" for line in examples.strip().splitlines())
         self._config = config
         self._types: dict[str, Any] = {}
-        if config is not None:
+        if config is not None and not experiments:
             self.add_argument(
                 "--config", action="config", metavar="RECIPE", help="YAML recipe; later options change it"
             )
+        if config is not None:
             self._add_fields(config, "", self)
-        self.add_argument("--json", action="store_true", help="machine-readable output on stdout")
+        if not experiments:
+            self.add_argument("--json", action="store_true", help="machine-readable output on stdout")
         self.add_argument("--quiet", action="store_true", help="nothing on stderr but errors")
         self.add_argument("--verbose", action="store_true", help="the remarks of other libraries too")
 
@@ -128,14 +135,19 @@ class CommandParser(ArgumentParser):
                 raise UnknownNameError("option", option, visible)
 
     def _check_recipes(self, arguments: Sequence[str]) -> list[str]:
-        """Find each `--config`, check its keys, and put its path in place of a shipped recipe's name."""
+        """Find each `--config`, check its keys, and put its path in place of a shipped recipe's name.
+
+        Sections that only experiments read are left out: then its content stands in place of the path.
+        """
         checked, after_config = [], False
         for argument in arguments:
             option, equals, value = argument.partition("=")
             if after_config or (option == "--config" and equals):
                 path = find_recipe(argument if after_config else value)
-                _check_recipe(self._config, read_recipe(path), str(path))
-                argument = str(path) if after_config else f"--config={path}"
+                own, left_out = split_recipe(read_recipe(path))
+                _check_recipe(self._config, own, str(path))
+                place = json.dumps(own) if left_out else str(path)
+                argument = place if after_config else f"--config={place}"
             after_config = argument == "--config"
             checked.append(argument)
         return checked

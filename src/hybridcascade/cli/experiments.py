@@ -1,0 +1,84 @@
+"""What `compare` and `ablate` share: their options and the way from rows to the terminal."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hybridcascade.cli.parsing import CommandParser
+from hybridcascade.cli.terminal import Terminal, command_output
+from hybridcascade.experiments.jobs import STORE, AblateConfig, CompareConfig, ExperimentConfig, Job
+
+if TYPE_CHECKING:
+    from hybridcascade.experiments.compare import Experiment
+
+__all__ = ["experiment_parser", "listed_recipes", "run_jobs"]
+
+
+def experiment_parser(name: str, summary: str, examples: str, config: type[Any]) -> CommandParser:
+    """Return the parser of a command that runs experiments."""
+    made = CommandParser(name, summary, examples, config, experiments=True)
+    made.add_argument(
+        "--recipe", nargs="+", default=[], metavar="RECIPE", help="recipes with an `arena:` section (sandbox.yaml, ...)"
+    )
+    made.add_argument(
+        "--json", nargs="?", const="-", default=None, metavar="FILE",
+        help="write rows and summary as JSON to FILE; without FILE to stdout, in place of the table",
+    )  # fmt: skip
+    return made
+
+
+def listed_recipes(options: Any) -> Sequence[str]:
+    """Return the words after `--recipe`."""
+    return [str(word) for word in options.recipe]
+
+
+def run_jobs(
+    options: Any, config: CompareConfig | AblateConfig, plan: Callable[[Terminal], tuple[ExperimentConfig, list[Job]]]
+) -> int:
+    """Plan, run, write; return the exit code."""
+    on_stdout = options.json == "-"
+    with command_output(on_stdout, options.quiet, options.verbose) as terminal:
+        experiment, jobs = plan(terminal)
+        from hybridcascade.experiments.compare import run_experiment
+
+        try:
+            done = run_experiment(experiment, jobs, terminal.say)
+        except KeyboardInterrupt:
+            store = experiment.store or str(Path(experiment.out) / STORE)
+            terminal.stderr.write(f"stopped by Ctrl-C; finished rows are in {store}. To go on: {experiment.command}\n")
+            return 1
+        if options.json and not on_stdout:
+            from hybridcascade.engine.atomic import write_json
+
+            write_json(options.json, done.json())
+        _show(terminal, config, done)
+        terminal.say(f"tables and plots: {done.folder}")
+    return 0
+
+
+def _show(terminal: Terminal, config: CompareConfig | AblateConfig, done: Experiment) -> None:
+    if terminal.as_json:
+        terminal.json(done.json())
+    elif config.csv or config.latex or config.markdown:
+        name = "table.csv" if config.csv else "table.tex" if config.latex else "table.md"
+        terminal.data((done.folder / name).read_text(encoding="utf-8"))
+    elif terminal.stdout.isatty():
+        _show_rich(done)
+    else:
+        from hybridcascade.evaluation.tables import to_plain
+
+        terminal.data(to_plain(done.table))
+
+
+def _show_rich(done: Experiment) -> None:
+    import sys
+
+    from rich.console import Console
+
+    from hybridcascade.evaluation.tables import to_rich
+
+    width = max(shutil.get_terminal_size().columns, 80)
+    Console(file=sys.__stdout__, width=width).print(to_rich(done.table))

@@ -1,0 +1,282 @@
+"""What is to be run, in plain values: from recipes to row plans. Needs no torch, so wrong recipes stop at once.
+
+A recipe for comparisons is a training recipe with three sections more:
+
+    arena:       where the methods meet: `kind: sandbox` and its keys
+    methods:     by name, what differs from the defaults: text, heads, image, view, settings, targets, texts; a name
+                 that is no method of the registry needs `method:` and is a row of its own
+    components:  further variants for `ablate`: what each changes, with `why:`
+
+The other keys are those of `train` and belong to the recipe's own `method`; `backbone`, `precision` and `device`
+hold for all rows.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from hybridcascade.config import PhaseSettings, TrainConfig, one_of
+from hybridcascade.errors import SettingsError, UnknownNameError
+from hybridcascade.experiments.kinds import ArenaKind, read_arena, spec_values
+from hybridcascade.experiments.store import row_key
+from hybridcascade.methods.registry import METHODS, method_entry
+from hybridcascade.methods.settings import PhaseDefaults, default_view, method_settings
+from hybridcascade.recipes import build_config, check_keys, find_recipe, read_recipe, split_recipe
+
+__all__ = ["TUNES", "Recipe", "RowChanges", "RowPlan", "parse_seeds", "plan_row", "read_experiment"]
+
+TUNES = ("full", "heads")
+"""What is tuned: the tower too, or the heads alone on stored features (where the method can)."""
+
+
+@dataclass(frozen=True)
+class RowChanges:
+    """What a row changes: an entry of `methods:`, or a component of an ablation."""
+
+    method: str | None = None
+    """The method, where the row has a name of its own."""
+
+    text: PhaseSettings = field(default_factory=PhaseSettings)
+    """Numbers of the text phase."""
+
+    heads: PhaseSettings = field(default_factory=PhaseSettings)
+    """Numbers of the heads phase."""
+
+    image: PhaseSettings = field(default_factory=PhaseSettings)
+    """Numbers of the image phase."""
+
+    view: str | None = None
+    """Strong view."""
+
+    settings: dict[str, Any] = field(default_factory=dict)
+    """The method's own numbers."""
+
+    targets: str | None = None
+    """Train on targets: default (the arena's), or a kind that the arena has, such as votes."""
+
+    texts: str | None = None
+    """templates or descriptions; left out: templates for zero_shot, descriptions for all others."""
+
+    why: str = ""
+    """What a component is about, for ablations."""
+
+    def train_keys(self) -> dict[str, Any]:
+        """The part that `TrainConfig` has fields for, as a mapping to lay over another."""
+        known = {f.name for f in dataclasses.fields(TrainConfig)}
+        phases = {name: numbers.given() for name in ("text", "heads", "image") if (numbers := getattr(self, name))}
+        changed: dict[str, Any] = {name: numbers for name, numbers in phases.items() if numbers}
+        changed |= {"settings": dict(self.settings)} if self.settings else {}
+        changed |= {"view": self.view} if self.view is not None else {}
+        if missing := sorted(changed.keys() - known):
+            raise SettingsError(f"this version trains no phase {', '.join(missing)}")
+        return changed
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A recipe, read and checked.
+
+    Attributes:
+        name: file name without its ending.
+        path: the file, as given.
+        kind: of the arena.
+        spec: of the arena.
+        train: the keys of `train`, as written.
+        methods: changes by row name.
+        components: further components for ablations.
+    """
+
+    name: str
+    path: str
+    kind: ArenaKind
+    spec: Any
+    train: Mapping[str, Any]
+    methods: Mapping[str, RowChanges]
+    components: Mapping[str, RowChanges]
+
+    @property
+    def method(self) -> str:
+        """The recipe's own method."""
+        return str(self.train.get("method", TrainConfig.method))
+
+    @property
+    def backbone(self) -> str:
+        """CLIP weights of all rows."""
+        return str(self.train.get("backbone", TrainConfig.backbone))
+
+    @property
+    def precision(self) -> str:
+        """Of the frozen weights."""
+        return str(self.train.get("precision", TrainConfig.precision))
+
+    def arena_values(self) -> dict[str, Any]:
+        """Plain values that decide the arena of a seed."""
+        model, at, file = self.backbone.partition("@")
+        weights = hashlib.sha256(Path(file).read_bytes()).hexdigest() if at else None
+        own = {"backbone": model if at else self.backbone, "weights": weights, "precision": self.precision}
+        return {**spec_values(self.kind, self.spec), **own}
+
+
+@dataclass(frozen=True)
+class RowPlan:
+    """One row to run, all numbers filled in.
+
+    Attributes:
+        label: name in tables.
+        method: registry key.
+        settings: the method's numbers, complete.
+        phases: numbers of each phase, in order.
+        view: strong view.
+        targets: None for label-free training, else a kind of targets (`default`: the arena's own).
+        texts: templates or descriptions.
+        tune: full or heads.
+        why: what the row is about, for ablations.
+    """
+
+    label: str
+    method: str
+    settings: Mapping[str, Any]
+    phases: Mapping[str, PhaseDefaults]
+    view: str
+    targets: str | None
+    texts: str
+    tune: str = "full"
+    why: str = ""
+
+    def values(self) -> dict[str, Any]:
+        """Plain values of everything that decides the result; label and reason do not."""
+        return {
+            "method": self.method,
+            "settings": dict(self.settings),
+            "phases": {name: dataclasses.asdict(numbers) for name, numbers in self.phases.items()},
+            "view": self.view,
+            "targets": self.targets,
+            "texts": self.texts,
+            "tune": self.tune,
+        }
+
+    def key(self, arena: Mapping[str, Any], seed: int) -> str:
+        """Return the key of the row in a store.
+
+        Args:
+            arena: from `Recipe.arena_values`.
+            seed: of the row.
+        """
+        from hybridcascade import __version__
+
+        return row_key({"arena": arena, "row": self.values(), "seed": seed, "version": __version__})
+
+
+def read_experiment(name: str) -> Recipe:
+    """Read a recipe for comparisons: a path, or the name of a shipped one.
+
+    Raises:
+        SettingsError: no such file, unknown keys, no arena, or values that cannot be.
+    """
+    path = find_recipe(name)
+    train, extra = split_recipe(read_recipe(path))
+    if "arena" not in extra:
+        raise SettingsError(f"{path} has no `arena:` section, which says where the methods meet; see sandbox.yaml")
+    check_keys(train, (f.name for f in dataclasses.fields(TrainConfig)), str(path))
+    kind, spec = read_arena(extra["arena"], str(path))
+    recipe = Recipe(
+        name=path.stem, path=name, kind=kind, spec=spec, train=train,
+        methods=_read_changes(extra.get("methods"), "methods", str(path)),
+        components=_read_changes(extra.get("components"), "components", str(path)),
+    )  # fmt: skip
+    for row in {recipe.method, *recipe.methods}:
+        plan_row(recipe, row)
+    return recipe
+
+
+def _read_changes(section: Any, name: str, where: str) -> dict[str, RowChanges]:
+    if section is None:
+        return {}
+    if not isinstance(section, Mapping):
+        raise SettingsError(f"{where}: {name} must hold `name: {{...}}` lines, got {section!r}")
+    rows = {}
+    for row, values in section.items():
+        if values is not None and not isinstance(values, Mapping):
+            raise SettingsError(f"{where}: {name}.{row} must hold `key: value` lines, got {values!r}")
+        rows[str(row)] = build_config(RowChanges, values or {}, f"{name}.{row} of {where}")
+    return rows
+
+
+def plan_row(recipe: Recipe, name: str, tune: str = "full", changes: RowChanges | None = None) -> RowPlan:
+    """Fill in all numbers of a row.
+
+    Args:
+        recipe: where the row is.
+        name: a method of the registry, or a name under `methods:` of the recipe.
+        tune: full or heads.
+        changes: laid over the row, for the variants of an ablation.
+
+    Raises:
+        UnknownNameError: no such row or method, or a setting it does not have.
+        SettingsError: values that cannot be, or contradict each other.
+    """
+    one_of("tune", tune, TUNES)
+    own = recipe.methods.get(name, RowChanges())
+    method = own.method or name
+    if method not in METHODS:
+        raise UnknownNameError("method", method, [*METHODS, *recipe.methods])
+    layers = [recipe.train if method == recipe.method else {}, own.train_keys()]
+    layers += [changes.train_keys()] if changes is not None else []
+    config = _train_config(method, layers)
+    targets = (changes.targets if changes is not None else None) or own.targets
+    if method_entry(method).images == "targets":
+        targets = targets or "default"
+    settings = method_settings(method, config.settings)
+    if targets is not None and not hasattr(settings, "distribution_share"):
+        raise SettingsError(f"{name}: method {method!r} cannot learn from targets; drop `targets`")
+    texts = own.texts or ("templates" if method == "zero_shot" else "descriptions")
+    one_of("texts", texts, ("templates", "descriptions"))
+    return RowPlan(
+        label=name, method=method, settings=dataclasses.asdict(settings), phases=config.phases(),
+        view=config.view or default_view(method), targets=targets, texts=texts, tune=tune,
+        why=own.why if changes is None else changes.why,
+    )  # fmt: skip
+
+
+_ROW_KEYS = ("text", "heads", "image", "view", "settings", "epochs", "batch_size", "lr", "schedule")
+
+
+def _train_config(method: str, layers: Sequence[Mapping[str, Any]]) -> TrainConfig:
+    """Lay mappings over each other; phases and settings key by key."""
+    merged: dict[str, Any] = {}
+    for layer in layers:
+        for key in _ROW_KEYS:
+            value = layer.get(key)
+            if isinstance(value, Mapping):
+                merged[key] = {**merged.get(key, {}), **value}
+            elif value is not None:
+                merged[key] = value
+    return build_config(TrainConfig, {**merged, "method": method, "data": "arena", "classes": "arena"})
+
+
+def parse_seeds(text: str | int | Sequence[int]) -> tuple[int, ...]:
+    """Return the seeds: `5` means 0 to 4; `3,5` or a list means these.
+
+    Raises:
+        SettingsError: no number, a negative one, one twice, or none at all.
+    """
+    try:
+        if isinstance(text, str):
+            words = [word for word in text.strip("[]() ").replace(",", " ").split() if word]
+            listed = "," in text or "[" in text
+            numbers = [int(word) for word in words]
+        else:
+            listed = not isinstance(text, int)
+            numbers = [int(number) for number in ([text] if isinstance(text, int) else text)]
+    except (TypeError, ValueError) as error:
+        raise SettingsError(f"seeds: expected a count such as 5 or a list such as 0,1,2, got {text!r}") from error
+    if not listed and len(numbers) == 1:
+        numbers = list(range(numbers[0]))
+    if not numbers or min(numbers) < 0 or len(set(numbers)) < len(numbers):
+        raise SettingsError(f"seeds: expected at least one, each 0 or above and once, got {text!r}")
+    return tuple(numbers)
