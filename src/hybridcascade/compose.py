@@ -21,15 +21,17 @@ from torch import Tensor
 
 from hybridcascade.backbone.clip import ClipBackbone
 from hybridcascade.backbone.loading import load_backbone
-from hybridcascade.cachedir import text_cache_folder
+from hybridcascade.cachedir import feature_cache_folder, text_cache_folder
 from hybridcascade.config import TrainConfig
 from hybridcascade.data.classes import read_classes
 from hybridcascade.data.loaders import image_loader, target_loader, unlabeled_loader
 from hybridcascade.data.sources import PictureSource, UnreadablePicture, drop_unreadable, open_source
+from hybridcascade.data.targets import Targets
 from hybridcascade.data.texts import LabeledText
 from hybridcascade.data.views import plain_view, strong_view
 from hybridcascade.encoded import EncodedTexts, choose_texts, encode_texts
 from hybridcascade.engine.artifact import load_model, save_model
+from hybridcascade.engine.feature_store import FeatureStore
 from hybridcascade.engine.folder import RunFolder
 from hybridcascade.engine.memory import keep_freed_memory
 from hybridcascade.engine.provenance import collect_provenance
@@ -39,6 +41,8 @@ from hybridcascade.errors import CheckpointError, ClassListError, SettingsError
 from hybridcascade.methods.base import Method
 from hybridcascade.methods.registry import method_entry
 from hybridcascade.methods.settings import PhaseDefaults, default_view, method_settings
+from hybridcascade.stored_features import feature_layout, feature_table, stored_data
+from hybridcascade.supervision import choose_targets
 
 __all__ = [
     "TunedParts",
@@ -89,6 +93,7 @@ class TunedRun:
         pictures: how many pictures it was trained on.
         unreadable: pictures that were left out, with the reason.
         folder: the run folder, or None when nothing was saved.
+        targets: what it learned from beside the pictures, or None without labels.
     """
 
     parts: TunedParts
@@ -96,6 +101,7 @@ class TunedRun:
     pictures: int
     unreadable: tuple[UnreadablePicture, ...]
     folder: Path | None
+    targets: Targets | None = None
 
     @property
     def remarks(self) -> list[str]:
@@ -103,6 +109,10 @@ class TunedRun:
         counted = [f"{self.pictures} pictures"] if self.pictures else []
         counted += [f"{len(self.parts.classes)} classes", f"{len(self.parts.texts.texts)} texts"]
         lines = [", ".join(counted)]
+        if self.targets is not None:
+            made = self.targets.counts()
+            parts = (f"{made['votes']} from votes", f"{made['label']} from labels", f"{made['none']} pictures without")
+            lines += [f"targets: {', '.join(parts)}", *self.targets.remarks]
         for record in self.records:
             loss = f", last loss {record.history[-1].loss:.4f}" if record.history else ""
             lines.append(f"{record.phase} phase {record.status}: {record.epochs} epochs, {record.seconds:.1f} s{loss}")
@@ -122,6 +132,7 @@ class TunedRun:
             "classes": list(self.parts.classes),
             "pictures": self.pictures,
             "texts": len(self.parts.texts.texts),
+            "targets": None if self.targets is None else self.targets.counts(),
             "phases": phases,
             "unreadable": [{"id": u.id, "reason": u.reason} for u in self.unreadable],
         }
@@ -144,6 +155,7 @@ def train(config: TrainConfig, source: PictureSource | None = None, progress: bo
     classes = _choose_classes(config, source)
     texts = choose_texts(classes, config.method, config.text_mode, config.templates, config.descriptions)
     source, unreadable = (None, []) if source is None else drop_unreadable(source, config.strict)
+    source, targets = (None, None) if source is None else choose_targets(config, source, classes)
     backbone = load_backbone(config.backbone, config.precision, str(_device(config.device)))
     encoded = encode_texts(backbone, texts, text_cache_folder(config.text_cache))
     backbone.drop_text()
@@ -154,31 +166,34 @@ def train(config: TrainConfig, source: PictureSource | None = None, progress: bo
     with _log_file(folder):
         records = tune(
             method, config.phases(), encoded, source if entry.images != "none" else None,
-            targets=source.targets(classes) if source is not None and config.learns_from_labels else None,
+            targets=None if targets is None else targets.distribution,
             view=config.view or default_view(config.method), folder=folder, seed=config.seed, resume=config.resume,
             progress=progress, workers=config.workers, device=config.device, devices=config.devices,
             gradient_clip=config.gradient_clip, accumulate=config.accumulate,
+            features=FeatureStore(feature_cache_folder(config.feature_cache), config.feature_gb),
         )  # fmt: skip
     if folder is not None:
         save_parts(folder.model, parts)
     count = 0 if source is None else len(source)
-    return TunedRun(parts, tuple(records), count, tuple(unreadable), None if folder is None else folder.path)
+    return TunedRun(parts, tuple(records), count, tuple(unreadable), None if folder is None else folder.path, targets)
 
 
 def tune(
     method: Method, phases: Mapping[str, PhaseDefaults], texts: EncodedTexts, source: PictureSource | None, *,
     targets: Tensor | None = None, view: str = "none", folder: RunFolder | None = None, seed: int = 0,
     resume: bool = False, progress: bool = False, workers: int = 0, device: str = "auto", devices: int = 1,
-    gradient_clip: float | None = None, accumulate: int = 1,
+    gradient_clip: float | None = None, accumulate: int = 1, features: FeatureStore | None = None,
 ) -> list[PhaseRecord]:  # fmt: skip
-    """Build the loaders of a method and let the engine run its phases.
+    """Build the loaders of a method and let the engine run its phases: those that `phases` has numbers for.
 
     Args:
         method: freshly built; trained in place.
-        phases: numbers of each of its phases.
+        phases: numbers of each of its phases; with `heads` among them that phase runs on stored features, before
+            the image phase or, without numbers for that, in its place.
         texts: for the text phase.
         source: training pictures, or None for a method that needs none; labels are not passed on.
-        targets: target distributions by row `[N, K]`, for methods that learn from labels.
+        targets: target distributions by row `[N, K]`, for methods that learn from labels; a row of zeros has
+            no target.
         view: name of the strong view.
         folder: run folder, or None to keep nothing on disk.
         seed: of order, augmentation and noise.
@@ -189,22 +204,30 @@ def tune(
         devices: how many of them.
         gradient_clip: largest norm of the gradient, or None.
         accumulate: batches an optimiser step.
+        features: where the features of a heads phase are kept; None keeps them in memory.
     """
     training: Any = None
-    plain_pictures = None
-    if source is not None and "image" in phases:
-        backbone = _backbone_of(method)
+    plain_pictures = stored = None
+    backbone, order = _backbone_of(method), method.phases_with(phases)
+    if source is not None and "image" in order:
         plain, strong = plain_view_of(backbone), _strong_view_of(backbone, view)
         batch = min(phases["image"].batch_size, len(source))
         bare = source.unlabeled()
         if targets is not None:
-            training = target_loader(bare, targets, plain, strong, batch, seed, workers=workers)
+            known = targets.sum(dim=1) > 0
+            training = target_loader(bare, targets, plain, strong, batch, seed, workers=workers, known=known)
         else:
             training = unlabeled_loader(bare, plain, strong, batch, seed, workers=workers)
         plain_pictures = image_loader(bare, plain, _PLAIN_BATCH, workers=workers)
+    if source is not None and "heads" in order:
+        needs, store = method.feature_needs(), features or FeatureStore()
+        table = feature_table(backbone, needs, source, plain_view_of(backbone), store, _device(device), workers)
+        backbone.stored_layout = feature_layout(backbone, needs)
+        batch = min(phases["heads"].batch_size, len(source)) if "heads" in phases else len(source)
+        stored = stored_data(table, source.ids, batch, seed, targets)
     return run_phases(
         method, phases, texts.batch, training, plain_pictures, targets, folder, seed, resume, progress,
-        _ACCELERATORS[device], devices, gradient_clip, accumulate,
+        _ACCELERATORS[device], devices, gradient_clip, accumulate, stored=stored,
     )  # fmt: skip
 
 

@@ -13,18 +13,22 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from hybridcascade.config_phases import check_phase, check_phase_numbers, phases_of
+from hybridcascade.config_targets import check_targets
 from hybridcascade.config_use import DEVICES, EvaluateConfig, PredictConfig, at_least, one_of
+from hybridcascade.data.priors import DEFAULT_EPSILON, DEFAULT_SIGMA
 from hybridcascade.engine.schedules import SCHEDULES
 from hybridcascade.errors import SettingsError, UnknownNameError
 from hybridcascade.methods import catalogue  # noqa: F401  (registers the methods; imports no torch)
 from hybridcascade.methods.registry import method_entry
-from hybridcascade.methods.settings import PhaseDefaults, default_phases, method_settings
+from hybridcascade.methods.settings import PhaseDefaults, method_settings
 
 __all__ = [
     "BACKBONES",
     "DEVICES",
     "PRECISIONS",
     "TEXT_MODES",
+    "TUNES",
     "VIEWS",
     "EvaluateConfig",
     "PhaseSettings",
@@ -57,6 +61,11 @@ TEXT_MODES: dict[str, str] = {
     "templates": "the class names in sentence templates",
     "descriptions": "templates and the sentences of --descriptions",
 }
+TUNES: dict[str, str] = {
+    "full": "everything the method trains, the tower's LayerNorms and prompts included",
+    "heads": "heads, fusion and alignment alone, on features that are stored once: seconds instead of minutes",
+}
+"""Ways of tuning, with what each trains."""
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 
 
@@ -147,6 +156,20 @@ class TrainConfig:
     user's cache folder (XDG_CACHE_HOME or ~/.cache; ~/Library/Caches; LOCALAPPDATA): shared by all runs, since the
     files are named by a hash of texts and weights and can only save time, never change a result."""
 
+    tune: str = "full"
+    """What trains on pictures: full, or heads: all but the tower and prompts, on features that are stored once (the
+    image phase and its numbers are then not used). `hybridcascade info` says which methods can."""
+
+    warm_start: int = 0
+    """Epochs of a heads phase before the image phase; 0 for none."""
+
+    feature_cache: str = "auto"
+    """Folder that keeps stored features between runs, `none` to keep them in memory. `auto` is `hybridcascade/features`
+    in the user's cache folder; what was used longest ago goes when there are more than --feature_gb."""
+
+    feature_gb: float = 8.0
+    """Most that stored features may take, on disk or in memory, in 10^9 bytes."""
+
     view: str | None = None
     """Augmentation of the student's pictures: none, lafter or affect_safe. Left out: what the method asks for."""
 
@@ -160,19 +183,22 @@ class TrainConfig:
     """Number of devices to train on."""
 
     epochs: int | None = None
-    """Epochs of the image phase: short for --image.epochs."""
+    """Epochs of the image phase: short for --image.epochs (with --tune heads for --heads.epochs)."""
 
     batch_size: int | None = None
-    """Pictures in a step of the image phase: short for --image.batch_size."""
+    """Pictures in a step of the image phase: short for --image.batch_size (with --tune heads for --heads.batch_size)."""
 
     lr: float | None = None
-    """Learning rate of every phase; --text.lr and --image.lr go before it."""
+    """Learning rate of every phase; --text.lr, --heads.lr and --image.lr go before it."""
 
     schedule: str | None = None
-    """Schedule of every phase; --text.schedule and --image.schedule go before it."""
+    """Schedule of every phase; --text.schedule, --heads.schedule and --image.schedule go before it."""
 
     text: PhaseSettings = field(default_factory=PhaseSettings)
     """Text phase: the classifier learns from sentences"""
+
+    heads: PhaseSettings = field(default_factory=PhaseSettings)
+    """Heads phase: heads, fusion and alignment learn from stored features (--tune heads, --warm_start)"""
 
     image: PhaseSettings = field(default_factory=PhaseSettings)
     """Image phase: the model learns from pictures"""
@@ -181,7 +207,37 @@ class TrainConfig:
     """The method's own numbers; on the command line `--set key=value`, as often as needed."""
 
     use_labels: bool = False
-    """Learn from the labels, votes or probabilities of the data too, where the method can (joint target)."""
+    """Learn from the labels, votes or probabilities of the data too, where the method can (joint target).
+    Pictures without any stay unlabelled."""
+
+    targets: str = "auto"
+    """What to learn from: auto (votes where there are any, else the label), votes or labels."""
+
+    space: str | None = None
+    """Emotion space of the classes: mikels8, ekman6, ekman6_neutral, ferplus8, or a YAML file of your own."""
+
+    ring: str | None = None
+    """Ring of a space that has none agreed on: a candidate's name (mikels_induced, mikels_alias), or the classes
+    in cyclic order, divided by commas."""
+
+    prior: str | None = None
+    """Distribution that a label stands for: none, wheel, wheel_polarity, exclusion or smoothing. Left out:
+    wheel_polarity with --space, else none."""
+
+    prior_sigma: float = DEFAULT_SIGMA
+    """Width of the prior, in steps on the ring."""
+
+    prior_epsilon: float = DEFAULT_EPSILON
+    """Floor of the prior, which all classes divide among them."""
+
+    vote_smoothing: float = 0.0
+    """Votes added to every class before they become a distribution."""
+
+    shots: int | None = None
+    """Learn from the labels of this many pictures a class only, chosen by a hash of seed and id."""
+
+    label_share: float | None = None
+    """Learn from the labels of this share of the labelled pictures only, chosen by a hash of seed and id."""
 
     split: str | None = None
     """Pictures to train on, by the `split` of the data; left out: all."""
@@ -213,6 +269,7 @@ class TrainConfig:
         one_of("text mode", self.text_mode, TEXT_MODES)
         one_of("precision", self.precision, PRECISIONS)
         one_of("device", self.device, DEVICES)
+        one_of("way of tuning", self.tune, TUNES)
         if self.view is not None:
             one_of("view", self.view, VIEWS)
         PhaseSettings(epochs=self.epochs, batch_size=self.batch_size, lr=self.lr, schedule=self.schedule)  # checks them
@@ -220,9 +277,16 @@ class TrainConfig:
         at_least("workers", self.workers, 0)
         at_least("devices", self.devices, 1)
         at_least("accumulate", self.accumulate, 1)
+        at_least("warm_start", self.warm_start, 0)
+        if not self.feature_gb > 0:
+            raise SettingsError(f"feature_gb must be above 0, got {self.feature_gb}")
         self._check_combinations(entry.images)
+        check_targets(
+            self.learns_from_labels, self.targets, self.space, self.ring, self.prior, self.prior_sigma,
+            self.prior_epsilon, self.vote_smoothing, self.shots, self.label_share,
+        )  # fmt: skip
         for phase, numbers in self.phases().items():
-            _check_phase(phase, numbers)
+            check_phase(phase, numbers)
 
     def _check_combinations(self, images: str) -> None:
         if self.resume and self.overwrite:
@@ -253,21 +317,14 @@ class TrainConfig:
         Raises:
             SettingsError: numbers were set for a phase that the method does not have.
         """
-        defaults = default_phases(self.method)
-        shared = {k: v for k, v in (("lr", self.lr), ("schedule", self.schedule)) if v is not None}
         short = {k: v for k, v in (("epochs", self.epochs), ("batch_size", self.batch_size)) if v is not None}
-        given: dict[str, dict[str, Any]] = {
-            "text": shared | self.text.given(),
-            "image": shared | short | self.image.given(),
-        }
-        own = {"text": self.text.given(), "image": short | self.image.given()}
-        for phase, numbers in own.items():
-            if numbers and phase not in defaults:
-                has = f"its phases: {', '.join(defaults)}" if defaults else "it trains nothing"
-                raise SettingsError(
-                    f"method {self.method!r} has no {phase} phase ({has}); drop {_keys(phase, numbers)}"
-                )
-        return {phase: dataclasses.replace(base, **given.get(phase, {})) for phase, base in defaults.items()}
+        own = {"text": self.text.given(), "heads": self.heads.given(), "image": self.image.given()}
+        defaults = phases_of(self.method, self.tune, self.warm_start, own["heads"])
+        last = "heads" if self.tune == "heads" else "image"
+        own[last] = short | own[last]
+        check_phase_numbers(self.method, defaults, own, self.tune)
+        shared = {k: v for k, v in (("lr", self.lr), ("schedule", self.schedule)) if v is not None}
+        return {phase: dataclasses.replace(base, **shared | own[phase]) for phase, base in defaults.items()}
 
     def resolved(self) -> dict[str, Any]:
         """Return the whole configuration as plain values, phases filled in: what `config.yaml` of a run holds."""
@@ -277,7 +334,7 @@ class TrainConfig:
             numbers["milestones"] = list(numbers["milestones"])
         for short in ("epochs", "batch_size", "lr", "schedule", "resume", "overwrite"):
             plain.pop(short)
-        plain |= {"text": phases.get("text", {}), "image": phases.get("image", {})}
+        plain |= {name: phases.get(name, {}) for name in ("text", "heads", "image")}
         return plain
 
 
@@ -291,19 +348,3 @@ def _check_backbone(name: str) -> None:
     model, slash, tag = name.rpartition("/")
     if not (model and slash and tag):
         raise UnknownNameError("backbone", name, BACKBONES, "A model of open_clip needs its tag: MODEL/TAG.")
-
-
-def _keys(phase: str, numbers: Mapping[str, Any]) -> str:
-    return ", ".join(f"--{phase}.{key}" for key in numbers)
-
-
-def _check_phase(phase: str, numbers: PhaseDefaults) -> None:
-    if numbers.schedule == "multistep" and not numbers.milestones:
-        raise SettingsError(f"schedule 'multistep' of the {phase} phase needs --{phase}.milestones, such as [10, 20]")
-    if numbers.schedule != "multistep" and numbers.milestones:
-        raise SettingsError(f"--{phase}.milestones belong to schedule 'multistep', got schedule {numbers.schedule!r}")
-    if numbers.schedule in ("warmup", "cosine_warmup") and 0 < numbers.epochs <= numbers.warmup_epochs:
-        raise SettingsError(
-            f"the {phase} phase has {numbers.epochs} epochs, all of them inside its warm-up of "
-            f"{numbers.warmup_epochs:g}: lower --{phase}.warmup_epochs or choose schedule 'none' or 'cosine'"
-        )

@@ -90,7 +90,7 @@ def prior_matrix(
     far = np.asarray(space.matrix("steps", classes), dtype=np.float64)
     if kind == "wheel_polarity":
         far = np.asarray(space.matrix("polarity", classes), dtype=np.float64) - 1.0
-    rows = np.exp(-(far**2) / (2 * sigma**2)) / (np.sqrt(2 * np.pi) * sigma) + epsilon / count
+    rows: NDArray[np.float64] = np.exp(-(far**2) / (2 * sigma**2)) / (np.sqrt(2 * np.pi) * sigma) + epsilon / count
     if kind == "exclusion":
         rows *= [[not space.opposed(label, other) for other in classes] for label in classes]
     rows /= rows.sum(axis=1, keepdims=True)

@@ -12,12 +12,13 @@ from torch import Tensor, nn
 from hybridcascade.backbone.plans import stage_plan
 from hybridcascade.cascade.fusion import StageFusion
 from hybridcascade.cascade.heads import CosineHead, ResidualAdapter, StageHeads, unit
-from hybridcascade.cascade.losses import fairness, joint_target, smooth_target, soft_cross_entropy, stage_consistency
+from hybridcascade.cascade.losses import fairness, smooth_target, soft_cross_entropy, stage_consistency
 from hybridcascade.errors import SettingsError
 from hybridcascade.labelling.sinkhorn import column_bias
 from hybridcascade.labelling.soft import make_labels
 from hybridcascade.methods.base import ParameterGroup
 from hybridcascade.methods.ema import averaged_weights, start_average, update_average
+from hybridcascade.methods.given import given_or_pseudo, needs_teacher
 from hybridcascade.methods.parts import (
     TeacherMethod,
     class_prototypes,
@@ -31,7 +32,7 @@ from hybridcascade.methods.parts import (
 from hybridcascade.methods.settings import method_settings
 from hybridcascade.methods.stages import StageReader, learned_stages, stage_groups
 from hybridcascade.methods.text_head import as_texts, noisy_text_loss
-from hybridcascade.types import ImageBatch, LossReport, Prediction, StagePlan, TargetBatch, TextBatch, UnlabeledBatch
+from hybridcascade.types import ImageBatch, LossReport, Prediction, StagePlan, TextBatch, UnlabeledBatch
 
 if TYPE_CHECKING:
     from hybridcascade.backbone.clip import ClipBackbone
@@ -50,7 +51,7 @@ class HybridCascade(TeacherMethod):
       start; the shallower stages have their own alignment. Learned weights fuse all stages, and start
       uniform or, with `fusion_start=last`, on CLIP's own path.
 
-    With a `TargetBatch` the joint target of class and distribution takes the labels' place.
+    With a `TargetBatch` the joint target of class and distribution takes the labels' place where it is known.
 
     Args:
         backbone: the vision tower.
@@ -140,9 +141,11 @@ class HybridCascade(TeacherMethod):
         """
         if phase != "image":
             return
-        if targets is None:
+        if needs_teacher(targets):
             if plain is None:
-                raise SettingsError("hybrid_cascade: the image phase needs plain pictures for its teacher, or targets")
+                raise SettingsError(
+                    "hybrid_cascade: the image phase needs plain pictures for its teacher, or all targets"
+                )
             logits = collect_rows(plain, self._frozen_teacher, self.device)
             self._label(logits)
             if self.settings.teacher != "frozen":
@@ -237,9 +240,10 @@ class HybridCascade(TeacherMethod):
         return LossReport(loss, scalars | {name: term.detach() for name, term in terms.items()})
 
     def _target(self, batch: UnlabeledBatch) -> Tensor:
-        if isinstance(batch, TargetBatch):
-            return joint_target(batch.target, self.settings.distribution_share)
-        return smooth_target(self.teacher_rows("labels", batch.index), self.settings.label_smoothing)
+        def pseudo() -> Tensor:
+            return smooth_target(self.teacher_rows("labels", batch.index), self.settings.label_smoothing)
+
+        return given_or_pseudo(batch, self.settings.distribution_share, pseudo)
 
     def forward(self, images: Tensor) -> Prediction:
         """Predict pictures `[B, 3, H, W]`: stages, cosine heads, fusion; in evaluation the mean over views."""

@@ -8,13 +8,14 @@ from torch import Tensor
 
 from hybridcascade.backbone.plans import stage_plan
 from hybridcascade.cascade.fusion import StageFusion
-from hybridcascade.cascade.losses import joint_loss, soft_cross_entropy, stage_consistency
+from hybridcascade.cascade.losses import smooth_target, soft_cross_entropy, stage_consistency
 from hybridcascade.methods.base import ParameterGroup
+from hybridcascade.methods.given import given_or_pseudo
 from hybridcascade.methods.lafter import Lafter
 from hybridcascade.methods.parts import layer_norm_names, parameter_names
 from hybridcascade.methods.stages import StageReader, learned_stages, stage_groups
 from hybridcascade.methods.text_only import TextOnly
-from hybridcascade.types import LossReport, Prediction, TargetBatch, TextBatch, UnlabeledBatch
+from hybridcascade.types import LossReport, Prediction, TextBatch, UnlabeledBatch
 
 __all__ = ["HybridCascadeSeed"]
 
@@ -23,7 +24,7 @@ class HybridCascadeSeed(Lafter):
     """Three stages of CLS tokens, NGA, one text-trained head for all, uniform learned fusion.
 
     Teacher, prompts and text stage are LaFTer's. With a `TargetBatch` the fused prediction learns the
-    joint target of class and distribution instead of pseudo-labels.
+    joint target of class and distribution, where it is known, instead of pseudo-labels.
 
     The prediction passes through each stage's own LayerNorm and projection, the last block's too, so
     CLIP's `ln_post` is only the teacher's and stays frozen.
@@ -65,11 +66,12 @@ class HybridCascadeSeed(Lafter):
         if phase == "text" or isinstance(batch, TextBatch):
             return super().training_loss(phase, batch, step)
         prediction = self(batch.strong)
-        if isinstance(batch, TargetBatch):
-            fit = joint_loss(prediction.logits, batch.target, self.settings.distribution_share)
-        else:
-            labels = self.pseudo_labels(batch.plain)
-            fit = soft_cross_entropy(prediction.logits, labels, self.settings.label_smoothing)
+
+        def pseudo() -> Tensor:
+            return smooth_target(self.pseudo_labels(batch.plain), self.settings.label_smoothing)
+
+        target = given_or_pseudo(batch, self.settings.distribution_share, pseudo)
+        fit = soft_cross_entropy(prediction.logits, target)
         consistency = stage_consistency(prediction.stage_logits)
         loss = fit + self.settings.consistency * consistency
         return LossReport(loss, {"image_loss": loss.detach(), "fit": fit.detach(), "consistency": consistency.detach()})

@@ -13,9 +13,10 @@ from torch.nn import functional
 from hybridcascade.backbone.plans import stage_plan
 from hybridcascade.cascade.aggregation import FixedAggregation
 from hybridcascade.cascade.heads import unit
-from hybridcascade.cascade.losses import joint_loss
+from hybridcascade.cascade.losses import joint_target, soft_cross_entropy
 from hybridcascade.errors import DataError, SettingsError
 from hybridcascade.methods.base import ParameterGroup
+from hybridcascade.methods.given import known_rows
 from hybridcascade.methods.parts import TeacherMethod, collect_rows
 from hybridcascade.methods.settings import method_settings
 from hybridcascade.types import ImageBatch, LossReport, Prediction, TextBatch, UnlabeledBatch
@@ -97,6 +98,8 @@ class LinearProbe(TeacherMethod):
         if targets.shape != (len(features), self.head.out_features):
             wanted = (len(features), self.head.out_features)
             raise DataError(f"expected targets of shape {wanted}, got {tuple(targets.shape)}")
+        if not bool(known_rows(targets).any()):
+            raise DataError("linear_probe learns from targets alone, and no picture has one")
         self.feature_mean.copy_(features.mean(dim=0))
         self.feature_std.copy_(features.std(dim=0, correction=0).clamp_min(1e-6))
         self.set_teacher("features", (features - self.feature_mean) / self.feature_std)
@@ -115,12 +118,13 @@ class LinearProbe(TeacherMethod):
         return torch.cat(parts, dim=1)
 
     def training_loss(self, phase: str, batch: UnlabeledBatch | TextBatch, step: int) -> LossReport:
-        """Cross-entropy of the cached rows of the batch to their targets."""
+        """Cross-entropy of the cached rows of the batch to their targets; rows without one have no part in it."""
         if isinstance(batch, TextBatch):
             raise TypeError("linear_probe learns from pictures, got a TextBatch")
         logits = self.head(self.teacher_rows("features", batch.index))
         target = self.teacher_rows("targets", batch.index)
-        loss = joint_loss(logits, target, self.settings.distribution_share)
+        joint = joint_target(target, self.settings.distribution_share)
+        loss = soft_cross_entropy(logits, joint, weight=known_rows(target).float())
         return LossReport(loss, {"image_loss": loss.detach()})
 
     def forward(self, images: Tensor) -> Prediction:
