@@ -174,11 +174,12 @@ def _resolve_tag(name: str) -> _Source:
 
 def _resolve_file(model: str, file: str) -> _Source:
     model = model.replace("/", "-")
-    if model not in model_names():
-        raise UnknownNameError("backbone model", model, model_names(), _FORMS)
+    if model not in ("nano", *model_names()):
+        raise UnknownNameError("backbone model", model, ("nano", *model_names()), _FORMS)
     weights = read_weights(Path(file).expanduser())
     sidecar = read_sidecar(weights.path)
-    config = factory.get_model_config(model)
+    nano = model == "nano"
+    config = read_model_json(nano_folder() / "nano.json")["model_cfg"] if nano else factory.get_model_config(model)
     named = bool(config.get("quick_gelu", False))
     stated = None
     if sidecar is not None:
