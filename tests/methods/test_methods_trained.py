@@ -26,6 +26,11 @@ CASES = {
         {"plan": ((7,), (8,)), "aggregation": "free", "train_head": False, "fairness": 0.1},
         {"plan": "cascade_clip", "stage_loss": 0.0, "consistency": 0.0, "fusion_start": "last", "pool": "cls"},
     ],
+    "cascade_clip": [
+        {},
+        {"aggregation": "free", "readout": "mean", "start": "alone", "prompts": 2, "train_layer_norms": "all"},
+        {"plan": "last", "aggregation": "free", "readout": "logsumexp", "teacher": "ema", "labels": "argmax"},
+    ],
     "linear_probe": [{}, {"stages": "all", "pool": "both"}],
 }
 FLAT = [(name, settings) for name, variants in CASES.items() for settings in variants]
@@ -72,7 +77,7 @@ def test_what_changed_in_one_step_is_what_is_declared(name, settings, deep_backb
         assert changed == method.trainable_names(phase), phase
 
 
-@pytest.mark.parametrize("name", ["hybrid_cascade_seed", "hybrid_cascade"])
+@pytest.mark.parametrize("name", ["hybrid_cascade_seed", "hybrid_cascade", "cascade_clip"])
 def test_the_same_parameters_train_with_targets(name, deep_backbone, deep_world):
     method = build(name, deep_backbone, deep_world, {})
     moved, _ = train_steps(method, "image", deep_world, targets=True)

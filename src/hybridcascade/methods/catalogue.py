@@ -43,6 +43,13 @@ CATALOGUE = (
         trains="head, LayerNorms, neutral prompts, stage alignment, NGA sigmas, stage weights (each can be switched)",
     ),
     MethodEntry(
+        name="cascade_clip",
+        target="hybridcascade.methods.cascade_clip:CascadeClip",
+        summary="Cascade-CLIP turned to classification: text-image decoders on the patches of each stage, summed",
+        images="unlabelled",
+        trains="decoders, stage alignment, NGA sigmas, class bias (prompts and LayerNorms can be switched on)",
+    ),
+    MethodEntry(
         name="linear_probe",
         target="hybridcascade.methods.linear_probe:LinearProbe",
         summary="the supervised reference: a linear head on frozen features",

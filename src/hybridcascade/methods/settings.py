@@ -15,12 +15,14 @@ from typing import Any
 from hybridcascade.errors import SettingsError, UnknownNameError
 from hybridcascade.methods.numbers.base import PhaseDefaults
 from hybridcascade.methods.numbers.cascade import HybridCascadeSettings
+from hybridcascade.methods.numbers.cascade_clip import CascadeClipSettings
 from hybridcascade.methods.numbers.cascade_seed import HybridCascadeSeedSettings
 from hybridcascade.methods.numbers.lafter import LafterSettings, TextOnlySettings, ZeroShotSettings
 from hybridcascade.methods.numbers.probe import LinearProbeSettings
 
 __all__ = [
     "SETTINGS",
+    "CascadeClipSettings",
     "HybridCascadeSeedSettings",
     "HybridCascadeSettings",
     "LafterSettings",
@@ -37,6 +39,7 @@ _TEXT_PHASE = PhaseDefaults(epochs=400, lr=5e-4, weight_decay=0.01, batch_size=1
 _IMAGE_PHASE = PhaseDefaults(epochs=50, lr=5e-4, weight_decay=0.01, batch_size=50)
 _OWN_TEXT_PHASE = PhaseDefaults(epochs=0, lr=5e-4, weight_decay=0.01, batch_size=1)
 _OWN_IMAGE_PHASE = PhaseDefaults(epochs=5, lr=1e-3, weight_decay=0.01, batch_size=50, schedule="cosine")
+_DECODER_PHASE = PhaseDefaults(epochs=5, lr=5e-4, weight_decay=0.01, batch_size=50, schedule="cosine")
 _PROBE_PHASE = PhaseDefaults(epochs=100, lr=2e-3, weight_decay=0.01, batch_size=512, schedule="cosine")
 
 SETTINGS: dict[str, tuple[type[Any], dict[str, PhaseDefaults], str]] = {
@@ -45,6 +48,7 @@ SETTINGS: dict[str, tuple[type[Any], dict[str, PhaseDefaults], str]] = {
     "lafter": (LafterSettings, {"text": _TEXT_PHASE, "image": _IMAGE_PHASE}, "lafter"),
     "hybrid_cascade_seed": (HybridCascadeSeedSettings, {"text": _TEXT_PHASE, "image": _IMAGE_PHASE}, "lafter"),
     "hybrid_cascade": (HybridCascadeSettings, {"text": _OWN_TEXT_PHASE, "image": _OWN_IMAGE_PHASE}, "affect_safe"),
+    "cascade_clip": (CascadeClipSettings, {"image": _DECODER_PHASE}, "affect_safe"),
     "linear_probe": (LinearProbeSettings, {"image": _PROBE_PHASE}, "none"),
 }
 """Settings, phase numbers and strong view of each method."""
