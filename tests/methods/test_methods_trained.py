@@ -31,6 +31,12 @@ CASES = {
         {"aggregation": "free", "readout": "mean", "start": "alone", "prompts": 2, "train_layer_norms": "all"},
         {"plan": "last", "aggregation": "free", "readout": "logsumexp", "teacher": "ema", "labels": "argmax"},
     ],
+    "multilayer": [
+        {},
+        {"earlier_prompts": "kept", "prompts": 3, "aggregation": "free", "fusion_start": "uniform", "labels": "live"},
+        {"prompt_init": "neutral", "prompts": 2, "train_layer_norms": False, "class_bias": False, "labels": "argmax"},
+        {"plan": ((3, 4, 5), (6, 7)), "head_start": "prototypes", "teacher_source": "text_head", "predict_views": 2},
+    ],
     "linear_probe": [{}, {"stages": "all", "pool": "both"}],
 }
 FLAT = [(name, settings) for name, variants in CASES.items() for settings in variants]

@@ -15,6 +15,7 @@ __all__ = [
     "fairness",
     "joint_loss",
     "joint_target",
+    "neighbour_consistency",
     "one_hot",
     "smooth_target",
     "soft_cross_entropy",
@@ -109,6 +110,22 @@ def stage_consistency(stage_logits: Tensor, detach_teacher: bool = False) -> Ten
         teacher = stages[j].detach() if detach_teacher else stages[j]
         terms.append((teacher.exp() * (teacher - stages[i])).sum(dim=-1).mean())
     return torch.stack(terms).mean() if terms else stage_logits.new_zeros(())
+
+
+def neighbour_consistency(stage_logits: Tensor) -> Tensor:
+    """Return `KL(p_{s+1} || p_s)` of each pair of neighbours, mean over the batch: the deeper stage teaches.
+
+    No gradient reaches the deeper side of a pair.
+
+    Args:
+        stage_logits: `[B, S, K]`, from shallow to deep.
+
+    Returns:
+        One number a pair, `[S - 1]`.
+    """
+    logs = stage_logits.float().log_softmax(dim=-1)
+    student, teacher = logs[:, :-1], logs[:, 1:].detach()
+    return (teacher.exp() * (teacher - student)).sum(dim=-1).mean(dim=0)
 
 
 def fairness(logits: Tensor) -> Tensor:

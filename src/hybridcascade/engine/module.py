@@ -307,6 +307,7 @@ class PhaseModule(lightning.LightningModule):
             self._check = TrainedSetCheck(self.method, self.phase, self._unfreezing.parameters(epoch))
             if self._skips_frozen:
                 self._unfreezing.open(epoch)
+            self.method.groups_opened(self.phase, self._unfreezing.groups(epoch))
         self.method.begin_epoch(self.phase, epoch, self._plain_on_device())
 
     def _end_epoch(self) -> None:

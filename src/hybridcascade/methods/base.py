@@ -99,6 +99,9 @@ class Method(nn.Module, ABC):
         """
         return ()
 
+    def groups_opened(self, phase: str, groups: frozenset[str]) -> None:
+        """Hook as the phase starts (or resumes), and at each step of `unfreezing`: `groups` train from now on."""
+
     def begin_phase(self, phase: str, plain: Iterable[ImageBatch] | None, targets: Tensor | None = None) -> None:
         """Prepare for a phase: initialise heads, compute frozen teachers once.
 

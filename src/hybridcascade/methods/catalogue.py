@@ -50,6 +50,13 @@ CATALOGUE = (
         trains="decoders, stage alignment, NGA sigmas, class bias (prompts and LayerNorms can be switched on)",
     ),
     MethodEntry(
+        name="multilayer",
+        target="hybridcascade.methods.multilayer:MultiLayer",
+        summary="four segments of the tower with prompts, NGA and weights of their own, unfrozen from deep to shallow",
+        images="unlabelled",
+        trains="head, prompts of each segment, segment alignment, NGA sigmas, segment weights, LayerNorms",
+    ),
+    MethodEntry(
         name="linear_probe",
         target="hybridcascade.methods.linear_probe:LinearProbe",
         summary="the supervised reference: a linear head on frozen features",

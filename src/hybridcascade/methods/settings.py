@@ -18,6 +18,7 @@ from hybridcascade.methods.numbers.cascade import HybridCascadeSettings
 from hybridcascade.methods.numbers.cascade_clip import CascadeClipSettings
 from hybridcascade.methods.numbers.cascade_seed import HybridCascadeSeedSettings
 from hybridcascade.methods.numbers.lafter import LafterSettings, TextOnlySettings, ZeroShotSettings
+from hybridcascade.methods.numbers.multilayer import MultiLayerSettings
 from hybridcascade.methods.numbers.probe import LinearProbeSettings
 
 __all__ = [
@@ -27,6 +28,7 @@ __all__ = [
     "HybridCascadeSettings",
     "LafterSettings",
     "LinearProbeSettings",
+    "MultiLayerSettings",
     "PhaseDefaults",
     "TextOnlySettings",
     "ZeroShotSettings",
@@ -36,6 +38,7 @@ __all__ = [
 ]
 
 _TEXT_PHASE = PhaseDefaults(epochs=400, lr=5e-4, weight_decay=0.01, batch_size=1)
+_SEGMENT_PHASE = PhaseDefaults(epochs=10, lr=5e-4, weight_decay=0.01, batch_size=50)
 _IMAGE_PHASE = PhaseDefaults(epochs=50, lr=5e-4, weight_decay=0.01, batch_size=50)
 _OWN_TEXT_PHASE = PhaseDefaults(epochs=0, lr=5e-4, weight_decay=0.01, batch_size=1)
 _OWN_IMAGE_PHASE = PhaseDefaults(epochs=5, lr=1e-3, weight_decay=0.01, batch_size=50, schedule="cosine")
@@ -49,6 +52,7 @@ SETTINGS: dict[str, tuple[type[Any], dict[str, PhaseDefaults], str]] = {
     "hybrid_cascade_seed": (HybridCascadeSeedSettings, {"text": _TEXT_PHASE, "image": _IMAGE_PHASE}, "lafter"),
     "hybrid_cascade": (HybridCascadeSettings, {"text": _OWN_TEXT_PHASE, "image": _OWN_IMAGE_PHASE}, "affect_safe"),
     "cascade_clip": (CascadeClipSettings, {"image": _DECODER_PHASE}, "affect_safe"),
+    "multilayer": (MultiLayerSettings, {"text": _TEXT_PHASE, "image": _SEGMENT_PHASE}, "affect_safe"),
     "linear_probe": (LinearProbeSettings, {"image": _PROBE_PHASE}, "none"),
 }
 """Settings, phase numbers and strong view of each method."""
