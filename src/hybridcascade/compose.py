@@ -209,6 +209,9 @@ def tune(
     training: Any = None
     plain_pictures = stored = None
     backbone, order = _backbone_of(method), method.phases_with(phases)
+    if source is not None:
+        method.to(_device(device))
+        method.fit_input(image_loader(source.unlabeled(), plain_view_of(backbone), _PLAIN_BATCH, workers=workers))
     if source is not None and "image" in order:
         plain, strong = plain_view_of(backbone), _strong_view_of(backbone, view)
         batch = min(phases["image"].batch_size, len(source))

@@ -8,7 +8,6 @@ below it (the command line shows it as help), with its unit. Values that contrad
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -186,7 +185,8 @@ class TrainConfig:
     """Epochs of the image phase: short for --image.epochs (with --tune heads for --heads.epochs)."""
 
     batch_size: int | None = None
-    """Pictures in a step of the image phase: short for --image.batch_size (with --tune heads for --heads.batch_size)."""
+    """Pictures in a step of the image phase: short for --image.batch_size (with --tune heads
+    for --heads.batch_size)."""
 
     lr: float | None = None
     """Learning rate of every phase; --text.lr, --heads.lr and --image.lr go before it."""

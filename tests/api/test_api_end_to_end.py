@@ -175,7 +175,7 @@ def test_evaluate_leaves_unreadable_pictures_out_or_stops(tuned: hc.TunedModel, 
 
 def test_save_and_load_what_was_only_in_memory(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    model = hc.fit(photos, method="linear_probe", image={"epochs": 2}, text_cache="none")
+    model = hc.fit(photos, method="linear_probe", text_cache="none", feature_cache="none")
     assert model.folder is None
     assert list(tmp_path.iterdir()) == []
     assert model.classes == ("awe", "calm joy", "fear")

@@ -164,7 +164,7 @@ rows:
   - method: zero_shot
   - {method: lafter, text: {epochs: 2}, image: {epochs: 1, batch_size: 6}}
   - {method: hybrid_cascade, text: {epochs: 2}, image: {epochs: 1, batch_size: 6}, settings: {prompts: 2}}
-  - {method: linear_probe, image: {epochs: 2}}
+  - {method: linear_probe}
 """
 
 

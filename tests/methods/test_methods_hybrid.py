@@ -7,11 +7,9 @@ from hybridcascade.errors import DataError, SettingsError, TextError
 from hybridcascade.labelling.soft import make_labels
 from hybridcascade.methods.hybrid_cascade import HybridCascade
 from hybridcascade.methods.hybrid_cascade_seed import HybridCascadeSeed
-from hybridcascade.methods.linear_probe import LinearProbe
 from hybridcascade.methods.parts import class_prototypes, collect_rows, mild_views, seeded_generator
 from hybridcascade.methods.text_only import TextOnly
 from hybridcascade.methods.zero_shot import ZeroShot
-from hybridcascade.types import UnlabeledBatch
 
 
 def hybrid(backbone, world, **settings):
@@ -258,35 +256,6 @@ def test_last_half_is_the_deeper_half(deep_backbone, deep_world):
     blocks = {int(name.split("resblocks.")[1].split(".")[0]) for name in norms if "resblocks" in name}
     assert blocks == {6, 7, 8, 9, 10, 11}
     assert len(norms) == 6 * 4 + 2
-
-
-@pytest.mark.parametrize("settings", [{}, {"stages": "all", "pool": "both"}])
-def test_linear_probe_needs_only_rows_and_learns(settings, deep_backbone, deep_world):
-    method = LinearProbe(backbone=deep_backbone, **deep_world.arguments(), **settings)
-    method.begin_phase("image", deep_world.plain_batches(order=[*range(11, -1, -1)]), deep_world.targets)
-    torch.testing.assert_close(
-        method.teacher_features.mean(dim=0), torch.zeros(method.teacher_features.shape[1]), atol=1e-4, rtol=0
-    )
-    rows = torch.tensor([5, 0, 3])
-    empty = UnlabeledBatch(rows, ("a", "b", "c"), torch.empty(0), torch.empty(0))
-    expected = joint_loss(method(deep_world.plain[rows]).logits, deep_world.targets[rows], 1.0)
-    torch.testing.assert_close(method.training_loss("image", empty, 0).loss, expected, rtol=1e-3, atol=1e-3)
-    optimiser = torch.optim.AdamW(method.head.parameters(), lr=0.01, weight_decay=0.0)
-    everything = UnlabeledBatch(torch.arange(12), deep_world.ids(range(12)), torch.empty(0), torch.empty(0))
-    for step in range(300):
-        optimiser.zero_grad()
-        method.training_loss("image", everything, step).loss.backward()
-        optimiser.step()
-    found = method(deep_world.plain).probabilities.argmax(dim=1)
-    assert (found == deep_world.targets.argmax(dim=1)).float().mean() == 1
-
-
-def test_linear_probe_refuses_missing_or_misfitting_targets(deep_backbone, deep_world):
-    method = LinearProbe(backbone=deep_backbone, **deep_world.arguments())
-    with pytest.raises(SettingsError, match="supervised"):
-        method.begin_phase("image", deep_world.plain_batches())
-    with pytest.raises(DataError, match=r"shape \(12, 4\), got \(11, 4\)"):
-        method.begin_phase("image", deep_world.plain_batches(), deep_world.targets[:11])
 
 
 def test_prototypes_are_unit_means_and_every_class_needs_a_text():

@@ -9,6 +9,7 @@ from hybridcascade.methods import catalogue
 from hybridcascade.methods.base import Method
 from hybridcascade.methods.registry import METHODS, method_entry, register_method
 from hybridcascade.methods.settings import (
+    HEADS,
     SETTINGS,
     default_phases,
     default_view,
@@ -36,7 +37,9 @@ def test_entry_loads_and_agrees_with_its_class(name):
     kind = entry.load()
     assert issubclass(kind, Method)
     assert kind.name == name
-    assert tuple(default_phases(name)) == kind.phases
+    assert tuple(default_phases(name)) == tuple(phase for phase in kind.phases if phase not in kind.solves)
+    assert kind.tunes == entry.tunes
+    assert ("heads" in kind.tunes and "image" in kind.phases) == (name in HEADS)
     assert (kind.needs if kind.needs != "none" else "none") == entry.images
 
 

@@ -23,8 +23,10 @@ from hybridcascade.types import ImageBatch, TargetBatch, UnlabeledBatch
 
 __all__ = [
     "EpochSampler",
+    "InOrder",
     "PictureBatches",
     "SampleKey",
+    "as_it_is",
     "image_loader",
     "mixed_seed",
     "target_loader",
@@ -243,8 +245,12 @@ def image_loader(source: PictureSource, view: PlainView, batch_size: int, worker
     return cast("DataLoader[ImageBatch]", _loader(batches, batch_size, 0, False, workers, False, sharded=False))
 
 
-class _InOrder(Sampler[SampleKey]):
-    """Every row in order, on every rank: begin_phase and prediction need all of them."""
+class InOrder(Sampler[SampleKey]):
+    """Every row in order, on every rank: begin_phase and prediction need all of them.
+
+    Args:
+        length: number of rows N.
+    """
 
     def __init__(self, length: int) -> None:
         self.length = length
@@ -269,20 +275,20 @@ def _loader(
         raise SettingsError(f"batch size: expected a number > 0, found {batch_size}")
     if workers < 0:
         raise SettingsError(f"workers: expected a number >= 0, found {workers}")
-    sampler: Sampler[SampleKey] = EpochSampler(len(batches), seed, shuffle) if sharded else _InOrder(len(batches))
+    sampler: Sampler[SampleKey] = EpochSampler(len(batches), seed, shuffle) if sharded else InOrder(len(batches))
     return DataLoader(
         batches,
         batch_size=batch_size,
         sampler=sampler,
         drop_last=drop_last,
         num_workers=workers,
-        collate_fn=_as_it_is,
+        collate_fn=as_it_is,
         persistent_workers=workers > 0,
         # Otherwise every iteration would draw a number from the global random state.
         generator=torch.Generator().manual_seed(mixed_seed(seed)),
     )
 
 
-def _as_it_is(batch: Any) -> Any:
+def as_it_is(batch: Any) -> Any:
     """Return the batch: it was made whole (module level, so that it pickles)."""
     return batch

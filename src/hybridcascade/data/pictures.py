@@ -84,6 +84,10 @@ class StoredPicture:
         """Return the size, and in an archive the checksum, of the file."""
         return self.tree.stamp(self.name)
 
+    def modified(self) -> str:
+        """Return when the file was last written, where the stamp does not see its content."""
+        return self.tree.modified(self.name)
+
 
 @dataclass(frozen=True, slots=True)
 class HeldPicture:
@@ -168,14 +172,21 @@ class PictureSource:
         """
         return self.pictures[row].open()
 
-    def fingerprint(self) -> str:
+    def fingerprint(self, exact: bool = False) -> str:
         """Return a hash of ids, labels, votes and file sizes (checksums in archives, pixels in memory).
 
         It is for provenance: a picture replaced by another of the same size in bytes is not noticed.
+
+        Args:
+            exact: take the dates of files in as well, so that it is; for what must not outlive a change. A copy
+                of the pictures then has another hash.
         """
         digest = hashlib.sha256(repr(self.classes).encode())
         for row, sample in enumerate(self.samples):
-            digest.update(repr((sample.id, sample.label, sample.votes, self.pictures[row].stamp())).encode())
+            picture = self.pictures[row]
+            digest.update(repr((sample.id, sample.label, sample.votes, picture.stamp())).encode())
+            if exact and (modified := getattr(picture, "modified", None)):
+                digest.update(modified().encode())
         return digest.hexdigest()
 
     def take(self, rows: Sequence[int]) -> Self:

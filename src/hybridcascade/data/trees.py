@@ -104,6 +104,10 @@ class Tree(ABC):
     def stamp(self, name: str) -> str:
         """Return what tells one state of a file from another without reading it."""
 
+    def modified(self, name: str) -> str:
+        """Return when a file was last written, where `stamp` does not see its content; empty where it does."""
+        return ""
+
     def contains(self, name: str) -> bool:
         """Tell whether a name really lies inside this tree (a link may lead out of a folder)."""
         return True
@@ -152,6 +156,13 @@ class FolderTree(Tree):
         """Return the size in bytes: it survives copying, unlike a date."""
         try:
             return str((self.root / name).stat().st_size)
+        except OSError:
+            return "missing"
+
+    def modified(self, name: str) -> str:
+        """Return the date of a file in nanoseconds."""
+        try:
+            return str((self.root / name).stat().st_mtime_ns)
         except OSError:
             return "missing"
 

@@ -20,12 +20,13 @@ from hybridcascade.engine.folder import RunFolder
 from hybridcascade.engine.module import PhaseModule, seed_all
 from hybridcascade.engine.records import EpochRecord, PhaseRecord
 from hybridcascade.engine.schedules import lr_factor
+from hybridcascade.engine.solving import SOLVED, solve_phase
 from hybridcascade.engine.state import checksums, restore
 from hybridcascade.errors import OutputExistsError, SettingsError
 from hybridcascade.methods.base import Method
 from hybridcascade.types import ImageBatch, TextBatch
 
-__all__ = ["PhaseNumbers", "run_phases"]
+__all__ = ["PhaseNumbers", "StoredData", "run_phases"]
 
 _log = logging.getLogger(__name__)
 
@@ -62,6 +63,19 @@ class PhaseNumbers(Protocol):
         """Factor of each fall."""
 
 
+@dataclass(frozen=True)
+class StoredData:
+    """Stored features in place of pictures, for the heads phase.
+
+    Attributes:
+        batches: for training, `UnlabeledBatch` or `TargetBatch` with features `[B, V, F]`; as `train_loader`.
+        plain: all rows once, in order, `ImageBatch` with features `[B, V, F]`; as `plain_loader`.
+    """
+
+    batches: Any
+    plain: Iterable[ImageBatch]
+
+
 def run_phases(
     method: Method,
     phases: Mapping[str, PhaseNumbers],
@@ -83,8 +97,9 @@ def run_phases(
     num_nodes: int = 1,
     precision: Any = "32-true",
     callbacks: Sequence[Callback] = (),
+    stored: StoredData | None = None,
 ) -> list[PhaseRecord]:
-    """Train `method` through its phases.
+    """Train `method` through its phases: `method.phases_with(phases)`, in that order.
 
     Resuming. A phase that a checkpoint says is finished is not run again; its end state is restored. The
     phase that was interrupted starts from the end state of the phase before, `begin_phase` is called as
@@ -97,7 +112,7 @@ def run_phases(
     Args:
         method: freshly constructed; changed in place. Afterwards nothing in it requires a gradient, and
             it is on the CPU.
-        phases: numbers for each phase in `method.phases`.
+        phases: numbers for each phase in `method.phases`, and for `"heads"` where that phase is wanted.
         text_batch: all encoded texts; the text phase takes it whole in every step.
         train_loader: batches of the other phases (`UnlabeledBatch` or `TargetBatch`); its sampler's
             `set_epoch`, where there is one, is called as every epoch begins, and Lightning does not replace it.
@@ -116,6 +131,7 @@ def run_phases(
         num_nodes: machines.
         precision: Lightning's; methods manage the dtype of frozen weights themselves.
         callbacks: further Lightning callbacks.
+        stored: batches of stored features, for the heads phase.
 
     Returns:
         One record a phase, in order; none for a method that trains nothing.
@@ -129,9 +145,12 @@ def run_phases(
         HybridCascadeError: the loss is not finite, or what trains is not what is declared.
     """
     run = folder if isinstance(folder, RunFolder) or folder is None else RunFolder(folder)
-    for phase in method.phases:
-        _check_phase(method, phase, phases, text_batch, train_loader)
-    _check_run(method, run, resume, accumulate, checkpoint_every, gradient_clip)
+    order = method.phases_with(phases)
+    numbers = {phase: SOLVED if phase in method.solves else phases.get(phase) for phase in order}
+    heads = None if stored is None else stored.batches
+    for phase in order:
+        _check_phase(method, phase, numbers[phase], phases, text_batch, heads if phase == "heads" else train_loader)
+    _check_run({*order, *method.phases}, run, resume, accumulate, checkpoint_every, gradient_clip)
     if any(word in strategy for word in ("spawn", "fork", "notebook")):
         raise SettingsError(f"strategy {strategy!r} trains in copies of this process; use 'ddp', from a script")
     options = {
@@ -139,12 +158,16 @@ def run_phases(
         "precision": precision, "gradient_clip_val": gradient_clip, "accumulate": accumulate,
         "checkpoint_every": checkpoint_every, "bar": progress and sys.stderr.isatty(), "callbacks": tuple(callbacks),
     }  # fmt: skip
-    baseline = checksums(method, leave_out=(n for phase in method.phases for n in method.trainable_names(phase)))
+    baseline = checksums(method, leave_out=(n for phase in order for n in method.trainable_names(phase)))
     records = []
-    for phase in method.phases:
-        data = _PhaseData.of_texts(text_batch, phases[phase].epochs) if phase == "text" else None
-        data = data or _PhaseData(train_loader, plain_loader, targets, False)
-        records.append(_run_phase(method, phase, phases[phase], data, run, seed, baseline, options))
+    for phase in order:
+        own = numbers[phase] or SOLVED
+        data = _PhaseData(train_loader, plain_loader, targets, False)
+        if phase == "text":
+            data = _PhaseData.of_texts(text_batch, own.epochs)
+        elif phase == "heads" and stored is not None:
+            data = _PhaseData(stored.batches, stored.plain, targets, False)
+        records.append(_run_phase(method, phase, order, own, data, run, seed, baseline, options))
     if records and all(record.status == "already finished" for record in records):
         _log.info("all phases of this run are finished already: nothing left to train")
     return records
@@ -187,8 +210,8 @@ class _Repeated:
 
 
 def _run_phase(
-    method: Method, phase: str, numbers: PhaseNumbers, data: _PhaseData, folder: RunFolder | None,
-    seed: int, baseline: Mapping[str, int], options: Mapping[str, Any],
+    method: Method, phase: str, order: Sequence[str], numbers: PhaseNumbers, data: _PhaseData,
+    folder: RunFolder | None, seed: int, baseline: Mapping[str, int], options: Mapping[str, Any],
 ) -> PhaseRecord:  # fmt: skip
     """Run, resume or restore one phase."""
     start = time.perf_counter()
@@ -196,19 +219,27 @@ def _run_phase(
         seed_all(seed, phase)
         method.begin_phase(phase, data.plain, data.targets)
         return PhaseRecord(phase, 0, 0, "skipped", time.perf_counter() - start)
-    identity = _identity(method, phase, numbers, seed, options)
+    identity = _identity(method, phase, order, numbers, seed, options)
     file = folder.checkpoints / f"{phase}.ckpt" if folder else None
     saved = read_checkpoint(file) if file and file.exists() else None
     if saved:
         check_identity(saved[KEY]["identity"], identity)
     done = int(saved[KEY]["epochs_done"]) if saved else 0
-    history = _history(folder, method, phase, done)
+    history = _history(folder, order, phase, done)
     if saved and done == numbers.epochs:
         tensors = {k.removeprefix(MODULE_PREFIX): v for k, v in saved["state_dict"].items()}
         restore(method, tensors, saved[KEY]["omitted"], str(file))
         _log.info("phase %s is finished already (%d epochs): nothing to do", phase, done)
         steps = int(saved[KEY]["steps"])
         return PhaseRecord(phase, done, steps, "already finished", time.perf_counter() - start, history)
+    if phase in method.solves:
+        solved = solve_phase(
+            method, phase, plain=data.plain, targets=data.targets, file=file, seed=seed, baseline=baseline,
+            identity=identity, accelerator=options["accelerator"],
+        )  # fmt: skip
+        if folder:
+            folder.append_metrics(solved)
+        return PhaseRecord(phase, 1, solved.step, "trained", time.perf_counter() - start, (solved,))
     new: list[EpochRecord] = []
 
     def remember(record: EpochRecord) -> None:
@@ -232,12 +263,12 @@ def _run_phase(
     return PhaseRecord(phase, numbers.epochs, module.steps_done, status, seconds, (*history, *new))
 
 
-def _history(folder: RunFolder | None, method: Method, phase: str, done: int) -> tuple[EpochRecord, ...]:
+def _history(folder: RunFolder | None, order: Sequence[str], phase: str, done: int) -> tuple[EpochRecord, ...]:
     """Records of the epochs that need not run again; a killed run may have left later ones, which go."""
     if folder is None or not folder.metrics_file.exists():
         return ()
     records = folder.read_metrics()
-    later = method.phases[method.phases.index(phase) + 1 :]
+    later = order[order.index(phase) + 1 :]
     keep = [r for r in records if r.phase != phase or r.epoch < done]
     if len(keep) < len(records):
         keep = [r for r in keep if r.phase not in later]
@@ -246,12 +277,12 @@ def _history(folder: RunFolder | None, method: Method, phase: str, done: int) ->
 
 
 def _identity(
-    method: Method, phase: str, numbers: PhaseNumbers, seed: int, options: Mapping[str, Any]
+    method: Method, phase: str, order: Sequence[str], numbers: PhaseNumbers, seed: int, options: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Settings that a resume must share for the run to be the same run; plain values."""
     return {
-        "method": method.name, "phase": phase, "seed": seed, "epochs": numbers.epochs, "lr": numbers.lr,
-        "weight_decay": numbers.weight_decay, "schedule": numbers.schedule, "gamma": numbers.gamma,
+        "method": method.name, "phase": phase, "phases": list(order), "seed": seed,
+        "epochs": numbers.epochs, "lr": numbers.lr, "weight_decay": numbers.weight_decay, "schedule": numbers.schedule, "gamma": numbers.gamma,
         "warmup_epochs": numbers.warmup_epochs, "milestones": list(numbers.milestones),
         "accumulate": options["accumulate"], "gradient_clip": options["gradient_clip_val"],
         "unfreezing": [[step.name, step.start, *step.groups] for step in method.unfreezing(phase)],
@@ -259,11 +290,11 @@ def _identity(
 
 
 def _check_phase(
-    method: Method, phase: str, phases: Mapping[str, PhaseNumbers], text_batch: TextBatch | None, loader: Any
-) -> None:
-    if phase not in phases:
-        raise SettingsError(f"method {method.name!r} needs numbers for its phase {phase!r}, found {sorted(phases)}")
-    numbers = phases[phase]
+    method: Method, phase: str, numbers: PhaseNumbers | None, given: Iterable[str], text_batch: TextBatch | None,
+    loader: Any,
+) -> None:  # fmt: skip
+    if numbers is None:
+        raise SettingsError(f"method {method.name!r} needs numbers for its phase {phase!r}, found {sorted(given)}")
     if numbers.epochs < 0 or not numbers.lr > 0 or not numbers.weight_decay >= 0:
         found = f"epochs={numbers.epochs}, lr={numbers.lr}, weight_decay={numbers.weight_decay}"
         raise SettingsError(f"phase {phase!r} needs epochs >= 0, lr > 0 and weight_decay >= 0, found {found}")
@@ -272,16 +303,17 @@ def _check_phase(
     if phase == "text" and (text_batch is None or len(text_batch) == 0):
         raise SettingsError(f"method {method.name!r} trains on texts, but there are none")
     if phase != "text" and not (isinstance(loader, Sized) and len(loader)):  # schedules need to know the length
-        raise SettingsError(f"method {method.name!r} trains on pictures in phase {phase!r}, but there is no batch")
+        what = "stored features" if phase == "heads" else "pictures"
+        raise SettingsError(f"method {method.name!r} trains on {what} in phase {phase!r}, but there is no batch")
 
 
 def _check_run(
-    method: Method, folder: RunFolder | None, resume: bool, accumulate: int, every: int, clip: float | None
+    phases: Iterable[str], folder: RunFolder | None, resume: bool, accumulate: int, every: int, clip: float | None
 ) -> None:
     if accumulate < 1 or every < 1 or (clip is not None and not clip > 0):
         found = f"accumulate={accumulate}, checkpoint_every={every}, gradient_clip={clip}"
         raise SettingsError(f"needs accumulate >= 1, checkpoint_every >= 1, gradient_clip > 0 or None, found {found}")
-    if folder and not resume and any((folder.checkpoints / f"{phase}.ckpt").exists() for phase in method.phases):
+    if folder and not resume and any((folder.checkpoints / f"{phase}.ckpt").exists() for phase in phases):
         raise OutputExistsError(
             f"'{folder.path}' already holds checkpoints of a run; nothing was changed. Continue it with --resume "
             "(resume=True), replace it with --overwrite (overwrite=True), or name another folder with --out"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +11,7 @@ from hybridcascade.engine.state import checksums
 from hybridcascade.errors import HybridCascadeError, did_you_mean
 from hybridcascade.methods.base import Method, ParameterGroup
 
-__all__ = ["GRACE_STEPS", "TrainedSetCheck", "declare"]
+__all__ = ["GRACE_STEPS", "TrainedSetCheck", "check_solved", "declare"]
 
 GRACE_STEPS = 10
 """Optimiser steps within which a parameter whose gradient starts at exactly zero must get another."""
@@ -136,12 +136,35 @@ class TrainedSetCheck:
         return {name: value for name, value in found.items() if not name.startswith("teacher")}
 
     def _message(self, inert: Sequence[str], moved: Sequence[str]) -> str:
-        return (
-            f"method {type(self._method).__name__}, phase {self._phase!r}: what trains is not what is declared. "
-            f"Declared but unchanged: {', '.join(inert) or 'none'}. "
-            f"Changed but not declared: {', '.join(moved) or 'none'}. "
-            "Correct parameter_groups() or the loss (a gradient of exactly zero counts as unchanged)"
-        )
+        return _difference(self._method, self._phase, inert, moved)
+
+
+def check_solved(method: Method, phase: str, declared: Collection[str], before: Mapping[str, int]) -> None:
+    """Check a phase that was solved at once as `TrainedSetCheck` checks steps.
+
+    Args:
+        method: after `solve`.
+        phase: for messages.
+        declared: names of the parameters that the phase declares.
+        before: checksums of all parameters before `solve`.
+
+    Raises:
+        HybridCascadeError: the parameters that changed are not the declared ones.
+    """
+    changed = {name for name, value in checksums(method).items() if value != before.get(name)}
+    changed = {name for name in changed if not name.startswith("teacher")}
+    inert = [f"{name} (its value stayed)" for name in sorted(set(declared) - changed)]
+    if inert or changed - set(declared):
+        raise HybridCascadeError(_difference(method, phase, inert, sorted(changed - set(declared))))
+
+
+def _difference(method: Method, phase: str, inert: Sequence[str], moved: Sequence[str]) -> str:
+    return (
+        f"method {type(method).__name__}, phase {phase!r}: what trains is not what is declared. "
+        f"Declared but unchanged: {', '.join(inert) or 'none'}. "
+        f"Changed but not declared: {', '.join(moved) or 'none'}. "
+        "Correct parameter_groups() or the loss (a gradient of exactly zero counts as unchanged)"
+    )
 
 
 _ZERO = "gradient exactly zero"

@@ -1,9 +1,21 @@
 """The contract every method fulfils and the engine relies on.
 
 A method is an `nn.Module` that holds its backbone. It runs through named phases (`"text"` on encoded
-texts, `"image"` on pictures); for each it declares which parameters train, gives the loss of a batch,
-and after all of them it predicts. Everything it does not declare is frozen; the engine checks after
-the first step that the parameters that changed are the declared ones, no more and no fewer.
+texts, `"heads"` on stored features of a frozen tower, `"image"` on pictures); for each it declares which
+parameters train, gives the loss of a batch, and after all of them it predicts. Everything it does not
+declare is frozen; the engine checks after the first step that the parameters that changed are the declared
+ones, no more and no fewer.
+
+Frozen features. The numbers a run is given decide whether a `"heads"` phase is in it: with numbers for
+`heads` but not for `image` it stands in the image phase's place (`--tune heads`), with both it comes right
+before it (a warm start). `Method.feature_needs` says what is stored; the engine then hands out batches of
+stored features `[B, V, F]` where pictures would be, and the backbone unpacks them, so a method's code is the
+same for both. A warm-started image phase must go on from the heads as they are.
+
+At once instead of step by step. A phase named in `Method.solves` has a closed solution or an optimiser of its
+own: after `begin_phase` the engine calls `Method.solve` once, in place of epochs, checks as always which
+parameters changed, and saves the end of the phase, so that a resumed run does not solve it again. Such a
+phase takes no numbers.
 
 A phase may open its groups one after the other (progressive training): `Method.unfreezing` gives the
 schedule as data, and the engine follows, logs and checks it step by step.
@@ -13,15 +25,17 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import ClassVar
 
 from torch import Tensor, nn
 
+from hybridcascade.errors import CheckpointError, SettingsError
+from hybridcascade.methods.registry import no_heads
 from hybridcascade.types import ImageBatch, LossReport, Prediction, TextBatch, UnlabeledBatch
 
-__all__ = ["Method", "ParameterGroup", "UnfreezeStep"]
+__all__ = ["FeatureNeeds", "Method", "ParameterGroup", "UnfreezeStep"]
 
 
 @dataclass(frozen=True)
@@ -69,6 +83,28 @@ class UnfreezeStep:
         return min(math.ceil(self.start * epochs - 1e-9), epochs - 1)
 
 
+@dataclass(frozen=True)
+class FeatureNeeds:
+    """What the `heads` phase of a method reads of each picture.
+
+    Attributes:
+        taps: blocks whose tokens it reads, counted from 1, ascending; the image feature is always stored.
+        patch_mean: whether it reads the mean patch token of each block.
+        patches: whether it reads all patch tokens of each block (P times as much to store).
+        views: how many views of `methods.parts.mild_views` it looks at, the picture itself included.
+        prepare: what it does to pictures `[B, 3, H, W]` before the tower sees them, or None. A parameterised one
+            says in `prepare_key` which it is.
+        prepare_key: tells one `prepare` from another; part of the key under which features are kept.
+    """
+
+    taps: tuple[int, ...] = ()
+    patch_mean: bool = False
+    patches: bool = False
+    views: int = 1
+    prepare: Callable[[Tensor], Tensor] | None = None
+    prepare_key: str = ""
+
+
 class Method(nn.Module, ABC):
     """Base of all methods.
 
@@ -77,11 +113,15 @@ class Method(nn.Module, ABC):
         phases: the phases that train, in order; empty for a method that trains nothing.
         needs: batches of the image phase: `"none"`, `"unlabelled"` (`UnlabeledBatch`) or
             `"targets"` (`TargetBatch`).
+        tunes: ways of tuning it knows: `"full"`, and `"heads"` when it has a `heads` phase.
+        solves: phases that `solve` does at once.
     """
 
     name: ClassVar[str]
     phases: ClassVar[tuple[str, ...]] = ()
     needs: ClassVar[str] = "none"
+    tunes: ClassVar[tuple[str, ...]] = ("full",)
+    solves: ClassVar[tuple[str, ...]] = ()
 
     @abstractmethod
     def parameter_groups(self, phase: str) -> tuple[ParameterGroup, ...]:
@@ -90,6 +130,36 @@ class Method(nn.Module, ABC):
     def trainable_names(self, phase: str) -> frozenset[str]:
         """Names of all parameters that train in `phase`."""
         return frozenset(n for group in self.parameter_groups(phase) for n in group.parameters)
+
+    def phases_with(self, numbers: Iterable[str]) -> tuple[str, ...]:
+        """Return the phases that run, in order, when `numbers` are given for these.
+
+        Args:
+            numbers: phases that there are numbers for; `"heads"` among them asks for a `heads` phase, before the
+                image phase where that has numbers too, else in its place.
+
+        Raises:
+            SettingsError: a `heads` phase was asked for and the method has none.
+        """
+        given = set(numbers)
+        if "heads" not in given or "heads" in self.phases:
+            return self.phases
+        if "heads" not in self.tunes:
+            raise SettingsError(no_heads(self.name))
+        late = ("heads", "image") if "image" in given else ("heads",)
+        return tuple(part for phase in self.phases for part in (late if phase == "image" else (phase,)))
+
+    def feature_needs(self) -> FeatureNeeds:
+        """Return what the `heads` phase reads of each picture: by default the image feature alone."""
+        return FeatureNeeds()
+
+    def solve(self, phase: str) -> LossReport:
+        """Find the parameters of a phase of `solves` at once, after its `begin_phase`; called without gradients.
+
+        Returns:
+            The loss at the solution, and what to log beside it.
+        """
+        raise NotImplementedError(f"{self.name} does not solve its phase {phase!r} at once")
 
     def unfreezing(self, phase: str) -> tuple[UnfreezeStep, ...]:
         """Return the steps in which the groups of `phase` begin to train; none means all from the start.
@@ -101,6 +171,15 @@ class Method(nn.Module, ABC):
 
     def groups_opened(self, phase: str, groups: frozenset[str]) -> None:
         """Hook as the phase starts (or resumes), and at each step of `unfreezing`: `groups` train from now on."""
+
+    def fit_input(self, plain: Iterable[ImageBatch]) -> None:
+        """Fit what all features depend on, once, before any phase and before features are stored.
+
+        A resumed run calls it again, so it must depend on the pictures alone.
+
+        Args:
+            plain: all training pictures once, in the plain view.
+        """
 
     def begin_phase(self, phase: str, plain: Iterable[ImageBatch] | None, targets: Tensor | None = None) -> None:
         """Prepare for a phase: initialise heads, compute frozen teachers once.
@@ -124,14 +203,15 @@ class Method(nn.Module, ABC):
 
         Args:
             phase: the running phase.
-            batch: `TextBatch` in the text phase; `UnlabeledBatch` or `TargetBatch` in the image phase.
+            batch: `TextBatch` in the text phase; `UnlabeledBatch` or `TargetBatch` in the others, of pictures
+                or, in the heads phase, of stored features: all views as `plain`, one of them as `strong`.
             step: optimiser steps done in this phase; noise is drawn from (seed, phase, step), so that a
                 resumed run draws the same.
         """
 
     @abstractmethod
     def forward(self, images: Tensor) -> Prediction:
-        """Predict normalised pictures `[B, 3, H, W]`."""
+        """Predict normalised pictures `[B, 3, H, W]`, or in the heads phase stored features `[B, V, F]`."""
 
     def artifact_state(self) -> dict[str, Tensor]:
         """Tensors that a saved model needs to predict (no optimiser, no teacher, no cached targets).
@@ -146,8 +226,6 @@ class Method(nn.Module, ABC):
         Raises:
             CheckpointError: keys or shapes differ from what this method needs.
         """
-        from hybridcascade.errors import CheckpointError
-
         own = self.artifact_state()
         if missing := sorted(own.keys() - state.keys()):
             raise CheckpointError(f"the saved model lacks {len(missing)} tensors, first {missing[0]!r}")

@@ -10,15 +10,17 @@ import torch
 from torch import Tensor, nn
 
 from hybridcascade.backbone.plans import stage_plan
+from hybridcascade.backbone.stored import is_stored
 from hybridcascade.cascade.fusion import StageFusion
 from hybridcascade.cascade.heads import CosineHead, ResidualAdapter, StageHeads, unit
 from hybridcascade.cascade.losses import fairness, smooth_target, soft_cross_entropy, stage_consistency
 from hybridcascade.errors import SettingsError
 from hybridcascade.labelling.sinkhorn import column_bias
 from hybridcascade.labelling.soft import make_labels
-from hybridcascade.methods.base import ParameterGroup
+from hybridcascade.methods.base import FeatureNeeds, ParameterGroup
 from hybridcascade.methods.ema import averaged_weights, start_average, update_average
 from hybridcascade.methods.given import given_or_pseudo, needs_teacher
+from hybridcascade.methods.input_alignment import align_input
 from hybridcascade.methods.parts import (
     TeacherMethod,
     class_prototypes,
@@ -68,6 +70,7 @@ class HybridCascade(TeacherMethod):
     name: ClassVar[str] = "hybrid_cascade"
     phases: ClassVar[tuple[str, ...]] = ("text", "image")
     needs: ClassVar[str] = "unlabelled"
+    tunes: ClassVar[tuple[str, ...]] = ("full", "heads")
 
     teacher_prototypes: Tensor
 
@@ -114,7 +117,7 @@ class HybridCascade(TeacherMethod):
         self.stage_heads = StageHeads(self.head, len(sizes) + 1) if own.heads == "per_stage" else None
 
     def parameter_groups(self, phase: str) -> tuple[ParameterGroup, ...]:
-        """Text: the head's class vectors. Image: what the settings switch on."""
+        """Text: the head's class vectors. Image: what the settings switch on. Heads: of that what is no tower's."""
         if phase == "text":
             return (ParameterGroup("head", ("head.weight",)),)
         own = self.settings
@@ -128,19 +131,56 @@ class HybridCascade(TeacherMethod):
             ParameterGroup("prompts", parameter_names(self.prompts, "prompts") if self.prompts is not None else ()),
             *stage_groups(self.reader, self.fusion, own.fusion_lr_scale, own.alignment_lr_scale),
         )
-        return tuple(group for group in groups if group.parameters)
+        inside = ("layer_norms", "prompts") if phase == "heads" else ()
+        return tuple(group for group in groups if group.parameters and group.name not in inside)
+
+    def feature_needs(self) -> FeatureNeeds:
+        """The stages' blocks in all views that the teacher or the prediction looks at.
+
+        Raises:
+            SettingsError: nothing outside of the tower trains, or untrained prompts would change the tower.
+        """
+        own = self.settings
+        if not self.trainable_names("heads"):
+            raise SettingsError("hybrid_cascade: these settings leave nothing to train outside of the tower")
+        if self.prompts is not None and own.prompt_init != "neutral":
+            raise SettingsError(
+                "hybrid_cascade: a heads phase leaves prompts as they start, and random ones would change what the "
+                "tower says later; set prompts=0 or prompt_init=neutral"
+            )
+        patch_mean = self.reader is not None and self.reader.needs_patch_mean
+        return FeatureNeeds(self.plan.taps, patch_mean, views=max(own.teacher_views, own.predict_views))
 
     def _image_head(self) -> nn.Module:
         return self.head if self.stage_heads is None else self.stage_heads
 
+    def fit_input(self, plain: Iterable[ImageBatch]) -> None:
+        """Align the colours of the pictures with what the weights expect."""
+        if self.settings.input_alignment:
+            align_input(self.backbone, plain, self._zero_shot, self.settings.input_alignment, self.device)
+
+    def _zero_shot(self, images: Tensor) -> Tensor:
+        features = unit(self.backbone.forward_taps(images).image)
+        return self.backbone.logit_scale * features @ self.teacher_prototypes.T
+
     def begin_phase(self, phase: str, plain: Iterable[ImageBatch] | None, targets: Tensor | None = None) -> None:
-        """Image phase: label the pictures with the frozen teacher, then start the student's head.
+        """Heads or image phase: label the pictures with the frozen teacher, then start the student's head.
+
+        An image phase after a heads phase goes on with the labels and heads that it finds.
 
         Raises:
             SettingsError: neither plain pictures for the teacher nor targets were given.
         """
-        if phase != "image":
+        if phase == "text":
             return
+        if phase == "heads" or "teacher_warm" not in self._buffers:
+            self._start(plain, targets)
+        if phase == "heads":
+            self.set_teacher("warm", torch.ones(()))
+        if self.settings.teacher == "ema":
+            start_average(self, self._names(phase))
+
+    def _start(self, plain: Iterable[ImageBatch] | None, targets: Tensor | None) -> None:
         if needs_teacher(targets):
             if plain is None:
                 raise SettingsError(
@@ -152,8 +192,6 @@ class HybridCascade(TeacherMethod):
                 self.set_teacher("logits", logits)
             self._start_bias(logits)
         self._start_head()
-        if self.settings.teacher == "ema":
-            start_average(self, self._image_names())
 
     @torch.no_grad()
     def _start_bias(self, logits: Tensor) -> None:
@@ -191,12 +229,12 @@ class HybridCascade(TeacherMethod):
     def begin_epoch(self, phase: str, epoch: int, plain: Iterable[ImageBatch] | None) -> None:
         """Live and ema teachers: relabel with the model as it is, anchored to the frozen teacher."""
         frozen = self._buffers.get("teacher_logits")
-        if phase != "image" or epoch == 0 or frozen is None:
+        if phase == "text" or epoch == 0 or frozen is None:
             return
         if plain is None:
             raise SettingsError(f"hybrid_cascade: teacher={self.settings.teacher} needs plain pictures at each epoch")
         own = self.settings
-        weights = averaged_weights(self, self._image_names()) if own.teacher == "ema" else nullcontext()
+        weights = averaged_weights(self, self._names(phase)) if own.teacher == "ema" else nullcontext()
         with weights:
             # Back to the teacher's temperature, so that both parts of the mixture weigh alike.
             present = own.sinkhorn_epsilon * collect_rows(plain, lambda images: self(images).logits, self.device)
@@ -204,11 +242,11 @@ class HybridCascade(TeacherMethod):
 
     def after_step(self, phase: str) -> None:
         """Move the ema teacher."""
-        if phase == "image" and self.settings.teacher == "ema":
-            update_average(self, self._image_names(), self.settings.ema_decay)
+        if phase != "text" and self.settings.teacher == "ema":
+            update_average(self, self._names(phase), self.settings.ema_decay)
 
-    def _image_names(self) -> list[str]:
-        return sorted(self.trainable_names("image"))
+    def _names(self, phase: str) -> list[str]:
+        return sorted(self.trainable_names(phase))
 
     def training_loss(self, phase: str, batch: UnlabeledBatch | TextBatch, step: int) -> LossReport:
         """Text: noisy texts. Image: fit of the fusion and of the stages, consistency, fairness."""
@@ -258,7 +296,8 @@ class HybridCascade(TeacherMethod):
     def _stage_logits(self, images: Tensor) -> Tensor:
         """Scores of each stage, CLIP's own path last, `[B, 3, H, W]` to `[B, S, K]`."""
         patch_mean = self.reader is not None and self.reader.needs_patch_mean
-        taps = self.backbone.forward_taps(images, taps=self.plan.taps, prompts=self.prompts, patch_mean=patch_mean)
+        prompts = None if is_stored(images) else self.prompts  # stored without, and without effect while untrained
+        taps = self.backbone.forward_taps(images, taps=self.plan.taps, prompts=prompts, patch_mean=patch_mean)
         features = taps.image.float().unsqueeze(1)
         if self.reader is not None:
             features = torch.cat([self.reader(taps), features], dim=1)

@@ -16,7 +16,7 @@ from hybridcascade.errors import UnknownNameError
 if TYPE_CHECKING:
     from hybridcascade.methods.base import Method
 
-__all__ = ["METHODS", "MethodEntry", "method_entry", "register_method"]
+__all__ = ["METHODS", "MethodEntry", "method_entry", "no_heads", "register_method"]
 
 _NAME = re.compile(r"^[a-z][a-z0-9_]*$")
 
@@ -31,6 +31,7 @@ class MethodEntry:
         summary: one line for `hybridcascade info`.
         images: what it needs of the training pictures.
         trains: what it trains, in words.
+        tunes: ways of tuning it knows, as its class has them: `"full"`, and `"heads"` on stored features.
     """
 
     name: str
@@ -38,6 +39,7 @@ class MethodEntry:
     summary: str
     images: Literal["none", "unlabelled", "targets"]
     trains: str
+    tunes: tuple[str, ...] = ("full",)
 
     def load(self) -> type[Method]:
         """Import and return the `Method` subclass."""
@@ -63,6 +65,15 @@ def register_method(entry: MethodEntry) -> MethodEntry:
         raise ValueError(f"target of method {entry.name!r} must be 'module:Class', got {entry.target!r}")
     METHODS[entry.name] = entry
     return entry
+
+
+def no_heads(name: str) -> str:
+    """Return the message for a heads phase of a method that has none."""
+    can = [other for other, entry in METHODS.items() if "heads" in entry.tunes]
+    return (
+        f"method {name!r} cannot be tuned on stored features: what it trains on pictures is inside the tower (or it "
+        f"learns from texts alone). Drop --tune heads and --warm_start, or choose one of: {', '.join(can)}"
+    )
 
 
 def method_entry(name: str) -> MethodEntry:

@@ -22,10 +22,23 @@ class LinearProbeSettings:
     pool: str = "cls"
     """For stages=all, what the stages read: cls, patch (mean of the patch tokens) or both."""
 
+    regularisation: float = 0.0
+    """Strength of L2 on the weights, against the mean loss; 0 chooses it on held-out training pictures and then learns
+    from all of them."""
+
+    held_out_share: float = 0.2
+    """For regularisation 0: share of the training pictures that choose, those whose ids have the lowest hash."""
+
+    iterations: int = 1000
+    """Most iterations of L-BFGS, each over all pictures."""
+
     distribution_share: float = 1.0
     """Share of the distribution in the joint target, the rest is the class."""
 
     def __post_init__(self) -> None:
         choice("stages", self.stages, ("last", "all"))
         choice("pool", self.pool, POOLS)
+        between("regularisation", self.regularisation, 0)
+        between("held_out_share", self.held_out_share, 0.01, 0.9)
+        between("iterations", self.iterations, 1)
         between("distribution_share", self.distribution_share, 0, 1)
