@@ -62,20 +62,37 @@ class Terminal:
 
 
 class _ForUsers(logging.Filter):
-    """Pass what this package says, and what others say only when it is an error."""
+    """Pass what this package says, and what others say only when it is an error.
 
-    def __init__(self, verbose: bool) -> None:
+    What this package marks as a remark (`extra={"remark": True}`) is for people, though it is no warning.
+    """
+
+    def __init__(self, verbose: bool, remarks: bool) -> None:
         super().__init__()
         self.verbose = verbose
+        self.remarks = remarks
 
     def filter(self, record: logging.LogRecord) -> bool:
         own = record.name.partition(".")[0] == "hybridcascade"
+        if self.remarks and own and getattr(record, "remark", False):
+            return True
         return self.verbose or record.levelno >= (logging.WARNING if own else logging.ERROR)
 
 
+class _Plain(logging.Formatter):
+    """A remark is shown as it is, without level or logger."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return record.getMessage() if getattr(record, "remark", False) else super().format(record)
+
+
 @contextlib.contextmanager
-def command_output(as_json: bool = False, quiet: bool = False, verbose: bool = False) -> Iterator[Terminal]:
+def command_output(
+    as_json: bool = False, quiet: bool = False, verbose: bool = False, remarks: bool = False
+) -> Iterator[Terminal]:
     """Set up streams and logging for one command, and put both back afterwards.
+
+    With `remarks` the engine's remarks on what it is about to do are shown as they come.
 
     Warnings and remarks of other libraries stay off the terminal unless `verbose`; the engine's log file in
     the run folder has them. Errors are never hidden.
@@ -83,8 +100,8 @@ def command_output(as_json: bool = False, quiet: bool = False, verbose: bool = F
     terminal = Terminal(as_json, quiet)
     root = logging.getLogger()
     handler = logging.StreamHandler(terminal.stderr)
-    handler.setFormatter(logging.Formatter("%(levelname)s: %(message)s" if not verbose else "%(name)s: %(message)s"))
-    handler.addFilter(_ForUsers(verbose))
+    handler.setFormatter(_Plain("%(levelname)s: %(message)s" if not verbose else "%(name)s: %(message)s"))
+    handler.addFilter(_ForUsers(verbose, remarks))
     handler.setLevel(logging.ERROR if quiet else logging.NOTSET)
     before = root.level
     root.addHandler(handler)

@@ -40,7 +40,7 @@ def run(arguments: list[str]) -> int:
     config = reader.config(TrainConfig, options)
     check_output(config)
     method_settings(config.method, config.settings)  # wrong keys are told before torch is loaded
-    with command_output(options.json, options.quiet, options.verbose) as terminal:
+    with command_output(options.json, options.quiet, options.verbose, remarks=True) as terminal:
         from hybridcascade.compose import train
 
         terminal.say(f"training {config.method} on {config.backbone} ...")
