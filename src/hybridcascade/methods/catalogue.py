@@ -41,13 +41,7 @@ CATALOGUE = (
         summary="our best: balanced soft labels of a frozen teacher, cosine logits, stages beside CLIP's own path",
         images="unlabelled",
         trains="head, LayerNorms, neutral prompts, stage alignment, NGA sigmas, stage weights (each can be switched)",
-    ),
-    MethodEntry(
-        name="cascade_clip",
-        target="hybridcascade.methods.cascade_clip:CascadeClip",
-        summary="Cascade-CLIP turned to classification: text-image decoders on the patches of each stage, summed",
-        images="unlabelled",
-        trains="decoders, stage alignment, NGA sigmas, class bias (prompts and LayerNorms can be switched on)",
+        tunes=("full", "heads"),
     ),
     MethodEntry(
         name="multilayer",
@@ -57,11 +51,19 @@ CATALOGUE = (
         trains="head, prompts of each segment, segment alignment, NGA sigmas, segment weights, LayerNorms",
     ),
     MethodEntry(
+        name="cascade_clip",
+        target="hybridcascade.methods.cascade_clip:CascadeClip",
+        summary="Cascade-CLIP turned to classification: text-image decoders on the patches of each stage, summed",
+        images="unlabelled",
+        trains="decoders, stage alignment, NGA sigmas, class bias (prompts and LayerNorms can be switched on)",
+    ),
+    MethodEntry(
         name="linear_probe",
         target="hybridcascade.methods.linear_probe:LinearProbe",
         summary="the supervised reference: a linear head on frozen features",
         images="targets",
         trains="linear head",
+        tunes=("full", "heads"),
     ),
 )
 

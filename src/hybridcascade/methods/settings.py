@@ -1,9 +1,9 @@
 """The numbers of every method, without torch, so that a wrong `--set key=value` is answered at once.
 
-One frozen dataclass a method, in `methods/numbers`; its field names are the keywords of the method's constructor and
-its
-defaults are the method's defaults. `default_phases` has the numbers of the training phases, which are
-the engine's and not the method's.
+One frozen dataclass a method, in `methods/numbers`; its field names are the keywords of the method's
+constructor and its defaults are the method's defaults. `default_phases` has the numbers of the training
+phases, which are the engine's and not the method's.
+
 """
 
 from __future__ import annotations
@@ -20,8 +20,10 @@ from hybridcascade.methods.numbers.cascade_seed import HybridCascadeSeedSettings
 from hybridcascade.methods.numbers.lafter import LafterSettings, TextOnlySettings, ZeroShotSettings
 from hybridcascade.methods.numbers.multilayer import MultiLayerSettings
 from hybridcascade.methods.numbers.probe import LinearProbeSettings
+from hybridcascade.methods.registry import no_heads
 
 __all__ = [
+    "HEADS",
     "SETTINGS",
     "CascadeClipSettings",
     "HybridCascadeSeedSettings",
@@ -32,18 +34,19 @@ __all__ = [
     "PhaseDefaults",
     "TextOnlySettings",
     "ZeroShotSettings",
+    "default_heads",
     "default_phases",
     "default_view",
     "method_settings",
 ]
 
 _TEXT_PHASE = PhaseDefaults(epochs=400, lr=5e-4, weight_decay=0.01, batch_size=1)
-_SEGMENT_PHASE = PhaseDefaults(epochs=10, lr=5e-4, weight_decay=0.01, batch_size=50)
 _IMAGE_PHASE = PhaseDefaults(epochs=50, lr=5e-4, weight_decay=0.01, batch_size=50)
 _OWN_TEXT_PHASE = PhaseDefaults(epochs=0, lr=5e-4, weight_decay=0.01, batch_size=1)
 _OWN_IMAGE_PHASE = PhaseDefaults(epochs=5, lr=1e-3, weight_decay=0.01, batch_size=50, schedule="cosine")
 _DECODER_PHASE = PhaseDefaults(epochs=5, lr=5e-4, weight_decay=0.01, batch_size=50, schedule="cosine")
-_PROBE_PHASE = PhaseDefaults(epochs=100, lr=2e-3, weight_decay=0.01, batch_size=512, schedule="cosine")
+_SEGMENT_PHASE = PhaseDefaults(epochs=10, lr=5e-4, weight_decay=0.01, batch_size=50)
+_OWN_HEADS_PHASE = PhaseDefaults(epochs=10, lr=1e-3, weight_decay=0.01, batch_size=50, schedule="cosine")
 
 SETTINGS: dict[str, tuple[type[Any], dict[str, PhaseDefaults], str]] = {
     "zero_shot": (ZeroShotSettings, {}, "none"),
@@ -53,9 +56,12 @@ SETTINGS: dict[str, tuple[type[Any], dict[str, PhaseDefaults], str]] = {
     "hybrid_cascade": (HybridCascadeSettings, {"text": _OWN_TEXT_PHASE, "image": _OWN_IMAGE_PHASE}, "affect_safe"),
     "cascade_clip": (CascadeClipSettings, {"image": _DECODER_PHASE}, "affect_safe"),
     "multilayer": (MultiLayerSettings, {"text": _TEXT_PHASE, "image": _SEGMENT_PHASE}, "affect_safe"),
-    "linear_probe": (LinearProbeSettings, {"image": _PROBE_PHASE}, "none"),
+    "linear_probe": (LinearProbeSettings, {}, "none"),
 }
-"""Settings, phase numbers and strong view of each method."""
+"""Settings, phase numbers and strong view of each method; a phase that is solved at once has no numbers."""
+
+HEADS: dict[str, PhaseDefaults] = {"hybrid_cascade": _OWN_HEADS_PHASE}
+"""Numbers of the heads phase of each method that can have one in the image phase's place or before it."""
 
 
 def _entry(method: str) -> tuple[type[Any], dict[str, PhaseDefaults], str]:
@@ -71,6 +77,17 @@ def default_phases(method: str) -> dict[str, PhaseDefaults]:
         UnknownNameError: no such method.
     """
     return dict(_entry(method)[1])
+
+
+def default_heads(method: str) -> PhaseDefaults:
+    """Return the numbers of the heads phase of `method`.
+
+    Raises:
+        SettingsError: it has none.
+    """
+    if method not in HEADS:
+        raise SettingsError(no_heads(method))
+    return HEADS[method]
 
 
 def default_view(method: str) -> str:
