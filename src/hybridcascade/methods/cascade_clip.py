@@ -21,6 +21,7 @@ from hybridcascade.labelling.soft import make_labels
 from hybridcascade.methods.base import ParameterGroup
 from hybridcascade.methods.ema import averaged_weights, start_average, update_average
 from hybridcascade.methods.given import given_or_pseudo, needs_teacher
+from hybridcascade.methods.given import given_or_pseudo, needs_teacher
 from hybridcascade.methods.parts import (
     TeacherMethod,
     class_prototypes,
@@ -52,8 +53,8 @@ class CascadeClip(TeacherMethod):
     - With `start="zero_shot"` the sum corrects the balanced zero-shot prediction.
 
     It learns from pseudo-labels of a frozen zero-shot teacher (balanced by Sinkhorn over all pictures),
-    which `live` and `ema` teachers renew at each epoch, or, with a `TargetBatch`, from the joint target of
-    class and distribution.
+    which `live` and `ema` teachers renew at each epoch, or, where a `TargetBatch` has a known target, from the
+    joint target of class and distribution.
 
     Departures from Cascade-CLIP: each stage's projection trains (there it stays random), blocks are summed
     before the projection and normalised after it, the tower stays frozen unless prompts or LayerNorms are
