@@ -21,7 +21,6 @@ from hybridcascade.labelling.soft import make_labels
 from hybridcascade.methods.base import ParameterGroup
 from hybridcascade.methods.ema import averaged_weights, start_average, update_average
 from hybridcascade.methods.given import given_or_pseudo, needs_teacher
-from hybridcascade.methods.given import given_or_pseudo, needs_teacher
 from hybridcascade.methods.parts import (
     TeacherMethod,
     class_prototypes,
