@@ -36,11 +36,15 @@ MAY_IMPORT: dict[str, set[str]] = {
     "sandbox": {"types"},
     "experiments": {
         "types", "data", "backbone", "cascade", "labelling", "methods", "engine", "evaluation", "sandbox",
-        "compose", "config", "encoded", "inference", "recipes",
+        "cachedir", "compose", "config", "encoded", "inference", "recipes",
+    },
+    "integrations": {
+        "types", "data", "backbone", "cascade", "labelling", "methods", "engine", "evaluation", "sandbox",
+        "cachedir", "compose", "config", "encoded", "inference", "recipes",
     },
     TOP: {
         "types", "data", "backbone", "cascade", "labelling", "methods", "engine", "evaluation", "sandbox",
-        "experiments",
+        "experiments", "integrations",
     },
 }  # fmt: skip
 """Rooms (or single modules) that each room may import, besides itself and `errors`."""
@@ -59,6 +63,8 @@ ALONE: dict[str, set[str]] = {
     "docstring_parser": {TOP},
     "rich": {TOP, "evaluation.tables"},
     "tensorboard": {"engine"},
+    "dassl": {"integrations"},
+    "yacs": {"integrations"},
 }
 """Who may name a library: a room, or `room.module`."""
 
@@ -85,6 +91,12 @@ HEAVY = {
 
 DISTRIBUTIONS = {"PIL": "pillow", "yaml": "pyyaml", "open_clip": "open_clip_torch", "docstring_parser": "jsonargparse"}
 """Import name to distribution, where they differ; docstring_parser comes with jsonargparse[signatures]."""
+
+ON_NO_INDEX = {"dassl"}
+"""Frameworks that no package index has, so no extra can bring them: their adapters say how to get them."""
+
+REGISTERS = {"integrations.dassl"}
+"""Packages whose import is the act itself, as their framework's conventions want it: it registers trainers."""
 
 MOST_FILE_LINES = 400
 MOST_FUNCTION_LINES = 50
@@ -222,7 +234,7 @@ def undeclared(modules: dict[str, Module], project: Path) -> list[str]:
     for module in modules.values():
         for item in imports(module, modules):
             library = item.target.split(".")[0]
-            if library != PACKAGE and library not in sys.stdlib_module_names:
+            if library != PACKAGE and library not in sys.stdlib_module_names and library not in ON_NO_INDEX:
                 name = DISTRIBUTIONS.get(library, library).lower()
                 if name not in declared:
                     found.append(f"{module.name}:{item.line} imports {library}, which pyproject.toml does not declare")
@@ -295,7 +307,8 @@ def prints(modules: dict[str, Module]) -> list[str]:
 
 def busy_rooms(modules: dict[str, Module]) -> list[str]:
     """`__init__` files of rooms that hold more than their docstring; the package's and cli's may do light work."""
-    packages = [m for m in modules.values() if m.path.name == "__init__.py" and m.name not in ("__init__", "cli")]
+    free = {"__init__", "cli", *REGISTERS}
+    packages = [m for m in modules.values() if m.path.name == "__init__.py" and m.name not in free]
     return [m.name for m in packages if len(m.tree.body) > 1 or ast.get_docstring(m.tree) is None]
 
 
