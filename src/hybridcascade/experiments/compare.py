@@ -12,7 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from hybridcascade.cachedir import feature_cache_folder
 from hybridcascade.engine.atomic import write_json
+from hybridcascade.engine.feature_store import FeatureStore
 from hybridcascade.engine.memory import keep_freed_memory
 from hybridcascade.engine.provenance import collect_provenance, git_state
 from hybridcascade.errors import OutputExistsError
@@ -75,9 +77,10 @@ def run_experiment(config: ExperimentConfig, jobs: Sequence[Job], say: Say = log
     made = {"command": config.command, "provenance": collect_provenance(seed=config.seeds[0])}
     write_json(folder / MARKER, made)
     store = ResultStore(config.store or folder / STORE)
+    features = FeatureStore(feature_cache_folder("auto"))  # rows of a seed share them, and so do later runs
 
     def run(arena: Arena, plan: RowPlan, seed: int) -> RowResult:
-        return run_row(arena, plan, seed, config.device)
+        return run_row(arena, plan, seed, config.device, features=features)
 
     stored = run_rows(jobs, config.seeds, store, run, say, config.device)
     rows = [compared_row(job, plan, row) for job, plan, row in stored]

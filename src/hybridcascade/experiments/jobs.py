@@ -8,10 +8,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from hybridcascade.config import DEVICES, one_of
+from hybridcascade.config import DEVICES, TUNES, one_of
 from hybridcascade.errors import SettingsError, UnknownNameError
 from hybridcascade.experiments.components import FULL, component_changes
-from hybridcascade.experiments.plans import TUNES, Recipe, RowChanges, RowPlan, parse_seeds, plan_row, read_experiment
+from hybridcascade.experiments.plans import Recipe, RowChanges, RowPlan, parse_seeds, plan_row, read_experiment
 from hybridcascade.experiments.summary import FLOOR, REFERENCE
 
 __all__ = [
@@ -280,9 +280,9 @@ def _with_references(names: Sequence[str], recipe: Recipe, only: bool, say: Say)
 
 
 def _tell_full(plans: Sequence[RowPlan], tune: str, say: Say) -> None:
-    full = [plan.label for plan in plans if plan.tune != tune]
+    full = [plan.label for plan in plans if plan.tune != tune and "image" in plan.phases]
     if full:
-        say(f"tuned in full, for they have no frozen-feature mode: {', '.join(full)}")
+        say(f"tuned in full, for what they train is inside the tower: {', '.join(full)}")
 
 
 def _shared_options(config: CompareConfig | AblateConfig) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from hybridcascade.config import PhaseSettings, TrainConfig, one_of
+from hybridcascade.config import TUNES, PhaseSettings, TrainConfig, one_of
 from hybridcascade.errors import SettingsError, UnknownNameError
 from hybridcascade.experiments.kinds import ArenaKind, read_arena, spec_values
 from hybridcascade.experiments.store import row_key
@@ -28,10 +28,7 @@ from hybridcascade.methods.registry import METHODS, method_entry
 from hybridcascade.methods.settings import PhaseDefaults, default_view, method_settings
 from hybridcascade.recipes import build_config, check_keys, find_recipe, read_recipe, split_recipe
 
-__all__ = ["TUNES", "Recipe", "RowChanges", "RowPlan", "parse_seeds", "plan_row", "read_experiment"]
-
-TUNES = ("full", "heads")
-"""What is tuned: the tower too, or the heads alone on stored features (where the method can)."""
+__all__ = ["Recipe", "RowChanges", "RowPlan", "parse_seeds", "plan_row", "read_experiment"]
 
 
 @dataclass(frozen=True)
@@ -50,6 +47,9 @@ class RowChanges:
     image: PhaseSettings = field(default_factory=PhaseSettings)
     """Numbers of the image phase."""
 
+    warm_start: int | None = None
+    """Epochs of a heads phase on stored features before the image phase."""
+
     view: str | None = None
     """Strong view."""
 
@@ -67,14 +67,9 @@ class RowChanges:
 
     def train_keys(self) -> dict[str, Any]:
         """The part that `TrainConfig` has fields for, as a mapping to lay over another."""
-        known = {f.name for f in dataclasses.fields(TrainConfig)}
-        phases = {name: numbers.given() for name in ("text", "heads", "image") if (numbers := getattr(self, name))}
-        changed: dict[str, Any] = {name: numbers for name, numbers in phases.items() if numbers}
-        changed |= {"settings": dict(self.settings)} if self.settings else {}
-        changed |= {"view": self.view} if self.view is not None else {}
-        if missing := sorted(changed.keys() - known):
-            raise SettingsError(f"this version trains no phase {', '.join(missing)}")
-        return changed
+        phases = {"text": self.text.given(), "heads": self.heads.given(), "image": self.image.given()}
+        given = {**phases, "settings": dict(self.settings), "view": self.view, "warm_start": self.warm_start}
+        return {key: value for key, value in given.items() if value not in (None, {})}
 
 
 @dataclass(frozen=True)
@@ -134,7 +129,7 @@ class RowPlan:
         view: strong view.
         targets: None for label-free training, else a kind of targets (`default`: the arena's own).
         texts: templates or descriptions.
-        tune: full or heads.
+        tune: full or heads; full for a method that has no frozen-feature mode. The phases say the same.
         why: what the row is about, for ablations.
     """
 
@@ -157,7 +152,6 @@ class RowPlan:
             "view": self.view,
             "targets": self.targets,
             "texts": self.texts,
-            "tune": self.tune,
         }
 
     def key(self, arena: Mapping[str, Any], seed: int) -> str:
@@ -224,10 +218,12 @@ def plan_row(recipe: Recipe, name: str, tune: str = "full", changes: RowChanges 
     own = recipe.methods.get(name, RowChanges())
     method = own.method or name
     if method not in METHODS:
-        raise UnknownNameError("method", method, [*METHODS, *recipe.methods])
+        rows = [row for row, changed in recipe.methods.items() if changed.method in METHODS]
+        raise UnknownNameError("method", method, [*METHODS, *rows])
     layers = [recipe.train if method == recipe.method else {}, own.train_keys()]
     layers += [changes.train_keys()] if changes is not None else []
-    config = _train_config(method, layers)
+    tune = tune if tune in method_entry(method).tunes else "full"
+    config = _train_config(method, tune, layers)
     targets = (changes.targets if changes is not None else None) or own.targets
     if method_entry(method).images == "targets":
         targets = targets or "default"
@@ -243,11 +239,11 @@ def plan_row(recipe: Recipe, name: str, tune: str = "full", changes: RowChanges 
     )  # fmt: skip
 
 
-_ROW_KEYS = ("text", "heads", "image", "view", "settings", "epochs", "batch_size", "lr", "schedule")
+_ROW_KEYS = ("text", "heads", "image", "view", "settings", "warm_start", "epochs", "batch_size", "lr", "schedule")
 
 
-def _train_config(method: str, layers: Sequence[Mapping[str, Any]]) -> TrainConfig:
-    """Lay mappings over each other; phases and settings key by key."""
+def _train_config(method: str, tune: str, layers: Sequence[Mapping[str, Any]]) -> TrainConfig:
+    """Lay mappings over each other, phases and settings key by key; a recipe serves full tuning and heads alike."""
     merged: dict[str, Any] = {}
     for layer in layers:
         for key in _ROW_KEYS:
@@ -256,7 +252,11 @@ def _train_config(method: str, layers: Sequence[Mapping[str, Any]]) -> TrainConf
                 merged[key] = {**merged.get(key, {}), **value}
             elif value is not None:
                 merged[key] = value
-    return build_config(TrainConfig, {**merged, "method": method, "data": "arena", "classes": "arena"})
+    if tune == "heads":
+        merged.pop("warm_start", None)
+    elif not merged.get("warm_start"):
+        merged.pop("heads", None)
+    return build_config(TrainConfig, {**merged, "method": method, "tune": tune, "data": "arena", "classes": "arena"})
 
 
 def parse_seeds(text: str | int | Sequence[int]) -> tuple[int, ...]:

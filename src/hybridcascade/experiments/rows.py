@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +14,7 @@ from torch import Tensor
 from hybridcascade.compose import build_method, plain_view_of, tune
 from hybridcascade.data.loaders import image_loader
 from hybridcascade.data.sources import PictureSource
+from hybridcascade.engine.feature_store import FeatureStore
 from hybridcascade.engine.records import PhaseRecord
 from hybridcascade.evaluation.metrics import score
 from hybridcascade.experiments.arena import Arena
@@ -73,7 +74,10 @@ class RowResult:
 _MOST_EPOCHS = 1000  # the text phase counts each step as an epoch
 
 
-def run_row(arena: Arena, plan: RowPlan, seed: int, device: str = "auto", progress: bool = False) -> RowResult:
+def run_row(
+    arena: Arena, plan: RowPlan, seed: int, device: str = "auto", progress: bool = False,
+    features: FeatureStore | None = None,
+) -> RowResult:  # fmt: skip
     """Tune a method in an arena and evaluate its last epoch.
 
     The truth of the test pictures is read after all training is done, once.
@@ -84,6 +88,7 @@ def run_row(arena: Arena, plan: RowPlan, seed: int, device: str = "auto", progre
         seed: of order, augmentation, noise and random starts.
         device: auto, cpu, cuda or mps.
         progress: show progress bars on stderr, where that is a terminal.
+        features: where the features of a heads phase are kept; None keeps them in memory.
 
     Raises:
         HybridCascadeError: the method and the arena do not fit.
@@ -99,7 +104,7 @@ def run_row(arena: Arena, plan: RowPlan, seed: int, device: str = "auto", progre
     )
     records = tune(
         method, plan.phases, texts, arena.train if images != "none" else None, targets=targets, view=plan.view,
-        seed=seed, progress=progress, device=device,
+        seed=seed, progress=progress, device=device, features=features,
     )  # fmt: skip
     seconds = time.perf_counter() - began
     probabilities = predict(method, arena.test, device)
@@ -107,7 +112,7 @@ def run_row(arena: Arena, plan: RowPlan, seed: int, device: str = "auto", progre
     return RowResult(
         metrics=score(probabilities, arena.test_truth, arena.test_labels),
         clean_metrics=clean,
-        trained_parameters=count_trained(method),
+        trained_parameters=count_trained(method, plan.phases),
         seconds=seconds,
         records=tuple(records),
         method=method.cpu(),
@@ -125,10 +130,11 @@ def predict(method: Method, source: PictureSource, device: str = "auto") -> Tens
         return torch.cat([method(batch.images.to(place)).probabilities.cpu() for batch in batches])
 
 
-def count_trained(method: Method) -> int:
-    """Return how many numbers train in some phase."""
+def count_trained(method: Method, phases: Iterable[str]) -> int:
+    """Return how many numbers train in some phase, of those that `phases` has numbers for."""
     parameters = dict(method.named_parameters())
-    names: frozenset[str] = frozenset().union(*(method.trainable_names(phase) for phase in method.phases))
+    ran = method.phases_with(phases)
+    names: frozenset[str] = frozenset().union(*(method.trainable_names(phase) for phase in ran))
     return sum(parameters[name].numel() for name in names)
 
 
