@@ -16,12 +16,14 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from hybridcascade.compose import TunedParts, load_parts, plain_view_of, save_parts, train
 from hybridcascade.config import TrainConfig
 from hybridcascade.data.sources import PictureSource, drop_unreadable, open_source
 from hybridcascade.engine.folder import RunFolder
 from hybridcascade.errors import CheckpointError, ClassListError
+from hybridcascade.evaluation.full import FullScores, full_score
 from hybridcascade.evaluation.metrics import score
 from hybridcascade.inference import collect_pictures, pick_device, predict_pictures, stream_pictures
 from hybridcascade.predictions import Predictions
@@ -108,6 +110,23 @@ class TunedModel:
             ClassListError: the data has a class that the model does not have; both lists are in the message.
             DataError: a picture has no label.
         """
+        return score(*self._predicted_and_true(data, split, batch_size, workers, strict, allow_outside))
+
+    def evaluate_fully(
+        self, data: Any, split: str | None = None, batch_size: int = 64, workers: int = 0,
+        strict: bool = False, allow_outside: bool = False,
+    ) -> FullScores:  # fmt: skip
+        """Measure the model in every way: also distribution metrics, each class, the confusion matrix.
+
+        Arguments and errors as in `evaluate`; `FullScores.metrics` is what `evaluate` returns.
+        """
+        probabilities, truth, labels = self._predicted_and_true(data, split, batch_size, workers, strict, allow_outside)
+        return full_score(probabilities, truth, self.classes, labels)
+
+    def _predicted_and_true(
+        self, data: Any, split: str | None, batch_size: int, workers: int, strict: bool, allow_outside: bool
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Predict labelled data: distributions and truth `[N, K]`, labels `[N]` where all are stated."""
         source = data if isinstance(data, PictureSource) else self._open_labelled(data, split, allow_outside)
         source, _ = drop_unreadable(source, strict)
         truth = source.targets(self.classes)
@@ -116,7 +135,7 @@ class TunedModel:
         predictions = predict_pictures(
             self._parts.method, self._view, source, self.classes, batch_size, workers, True, self.device
         )
-        return score(torch.from_numpy(predictions.probabilities), truth, labels)
+        return torch.from_numpy(predictions.probabilities), truth, labels
 
     def save(self, path: str | PathLike[str], overwrite: bool = False) -> Path:
         """Save the model in a folder of its own, which `load` needs and nothing else.
@@ -180,7 +199,8 @@ def fit(
         progress: show progress bars on stderr, where that is a terminal.
         **options: further fields of `config.TrainConfig`: `descriptions`, `epochs`, `lr`, `schedule`,
             `view`, `device`, `strict`, `resume`, `overwrite`, `text={"epochs": 100}`,
-            `image={"batch_size": 32}`, `settings={"prompts": 8}` ...
+            `image={"batch_size": 32}`, `settings={"prompts": 8}` ... To learn from votes or labels too:
+            `use_labels=True`, with `space="mikels8"`, `prior="wheel_polarity"`, `shots=16` ...
 
     Raises:
         SettingsError: an unknown or contradicting option.

@@ -65,6 +65,10 @@ class EvaluateConfig:
     allow_outside: bool = False
     """Let a manifest point to pictures outside its own folder."""
 
+    full: bool = False
+    """Distribution metrics (Chebyshev, Clark, Canberra, KL, cosine, intersection), each class and the confusion
+    matrix too."""
+
     def __post_init__(self) -> None:
         if not self.data:
             raise SettingsError("say what to evaluate on: --data labelled.csv (or a folder per class, or a zip)")

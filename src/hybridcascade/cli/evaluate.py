@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from hybridcascade.cli.parsing import CommandParser
 from hybridcascade.cli.terminal import command_output
 from hybridcascade.config import EvaluateConfig
+from hybridcascade.evaluation.tables import to_plain
 
 __all__ = ["parser", "run"]
 
@@ -12,6 +15,7 @@ _EXAMPLES = """
 hybridcascade evaluate runs/mine --data labelled.csv
 hybridcascade evaluate runs/mine --data folder_per_class/
 hybridcascade evaluate runs/mine --data votes.csv --split test --json
+hybridcascade evaluate runs/mine --data votes.csv --full
 """
 
 
@@ -32,13 +36,21 @@ def run(arguments: list[str]) -> int:
         from hybridcascade.api import load
 
         model = load(options.run, device=config.device)
-        metrics = model.evaluate(
-            config.data, split=config.split, batch_size=config.batch_size, workers=config.workers,
-            strict=config.strict, allow_outside=config.allow_outside,
-        )  # fmt: skip
-        if terminal.as_json:
-            terminal.json({"run": options.run, "data": config.data, "metrics": metrics})
+        where: dict[str, Any] = {
+            "split": config.split, "batch_size": config.batch_size, "workers": config.workers,
+            "strict": config.strict, "allow_outside": config.allow_outside,
+        }  # fmt: skip
+        if config.full:
+            scores = model.evaluate_fully(config.data, **where)
+            if terminal.as_json:
+                terminal.json({"run": options.run, "data": config.data, **scores.as_dict()})
+            else:
+                terminal.data("\n".join(to_plain(table) for table in scores.tables()).rstrip())
         else:
-            terminal.data("\n".join(f"{name:<10} {value:.4f}" for name, value in metrics.items()))
+            metrics = model.evaluate(config.data, **where)
+            if terminal.as_json:
+                terminal.json({"run": options.run, "data": config.data, "metrics": metrics})
+            else:
+                terminal.data("\n".join(f"{name:<10} {value:.4f}" for name, value in metrics.items()))
         terminal.next(f"predict {options.run} YOUR_PICTURES --out predictions.csv")
     return 0

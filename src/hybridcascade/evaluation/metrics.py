@@ -33,14 +33,19 @@ __all__ = [
     "CLIP",
     "ECE_BINS",
     "METRIC_NAMES",
+    "TIE_TOLERANCE",
     "DistributionBrier",
     "DistributionKL",
     "DistributionNLL",
     "Reliability",
+    "RowMean",
     "ScoreMetrics",
+    "as_distributions",
+    "checked_rows",
     "effective_labels",
     "reliability",
     "score",
+    "top_class",
 ]
 
 CLIP = float(np.finfo(np.float64).eps)
@@ -53,11 +58,13 @@ METRIC_NAMES = ("accuracy", "macro_f1", "ece", "kl", "nll", "brier")
 """Keys of `score`, in the order of tables."""
 
 _ROW_SUM_TOLERANCE = 1e-3  # probabilities read back from a CSV of four decimals still pass; bf16 has its own
-_TIE_TOLERANCE = 1e-6
+TIE_TOLERANCE = 1e-6
+"""Truth values this near to the row's maximum are tied with it."""
+
 _BELOW_ONE = float(np.nextafter(np.float32(1), np.float32(0)))
 
 
-class _RowMean(Metric):
+class RowMean(Metric):
     """Mean over rows of one number a row; sums in float64, so that ranks add up exactly (DDP: sum)."""
 
     is_differentiable = False
@@ -80,8 +87,8 @@ class _RowMean(Metric):
         Raises:
             DataError: wrong shape, NaN, a negative value, or a row that does not sum to 1.
         """
-        truth = _distributions(target, "truth")
-        predicted = _distributions(preds, "probabilities")
+        truth = as_distributions(target, "truth")
+        predicted = as_distributions(preds, "probabilities")
         _same_shape(predicted, truth)
         rows = self.rows(predicted, truth)
         self.total += rows.sum().to(self.total.device)
@@ -96,7 +103,7 @@ class _RowMean(Metric):
         raise NotImplementedError
 
 
-class DistributionKL(_RowMean):
+class DistributionKL(RowMean):
     """Mean KL(truth || prediction) in nats: sum_j d_j (ln d_j - ln max(p_j, CLIP)); 0 is perfect."""
 
     higher_is_better = False
@@ -107,7 +114,7 @@ class DistributionKL(_RowMean):
         return rows.clamp_min(0.0)  # rounding leaves -1e-19 for a perfect prediction
 
 
-class DistributionNLL(_RowMean):
+class DistributionNLL(RowMean):
     """Mean cross-entropy -sum_j d_j ln max(p_j, CLIP) in nats; for one-hot truth the usual NLL."""
 
     higher_is_better = False
@@ -117,7 +124,7 @@ class DistributionNLL(_RowMean):
         return -(truth * predicted.clamp_min(CLIP).log()).sum(dim=1)
 
 
-class DistributionBrier(_RowMean):
+class DistributionBrier(RowMean):
     """Mean sum_j (p_j - d_j)^2, in [0, 2]; for one-hot truth the multi-class Brier score."""
 
     higher_is_better = False
@@ -152,10 +159,10 @@ class ScoreMetrics(nn.Module):
 
     def update(self, probabilities: ArrayLike | Tensor, truth: ArrayLike | Tensor, labels: Any = None) -> None:
         """Add a batch; arguments and errors as in `score`."""
-        predicted, true, label = _checked(probabilities, truth, labels)
+        predicted, true, label = checked_rows(probabilities, truth, labels)
         if predicted.shape[1] != self.class_count:
             raise DataError(f"expected {self.class_count} classes, got {predicted.shape[1]} columns")
-        confidence, choice = _top(predicted)
+        confidence, choice = top_class(predicted)
         self._update("accuracy", choice, label)
         self._update("macro_f1", choice, label)
         # torchmetrics puts a confidence of exactly 1 into a sixteenth bin of its own; just below 1 is in the last.
@@ -215,7 +222,7 @@ def score(
     Raises:
         DataError: a wrong shape, NaN, a negative value, a row that does not sum to 1, a label out of range.
     """
-    predicted = _distributions(probabilities, "probabilities")
+    predicted = as_distributions(probabilities, "probabilities")
     metrics = ScoreMetrics(predicted.shape[1])
     metrics.update(predicted, truth, labels)
     return metrics.compute()
@@ -228,8 +235,8 @@ def reliability(
     bins: int = ECE_BINS,
 ) -> Reliability:
     """Bin pictures by their top confidence, for a reliability diagram; arguments and errors as in `score`."""
-    predicted, _, label = _checked(probabilities, truth, labels)
-    confidence, choice = _top(predicted)
+    predicted, _, label = checked_rows(probabilities, truth, labels)
+    confidence, choice = top_class(predicted)
     correct = (choice == label).double()
     edges = torch.linspace(0, 1, bins + 1, dtype=torch.float64)
     index = (torch.bucketize(confidence, edges, right=True) - 1).clamp_max(bins - 1)
@@ -246,26 +253,30 @@ def effective_labels(probabilities: ArrayLike | Tensor, truth: ArrayLike | Tenso
         probabilities: predicted distributions `[N, K]`.
         truth: true distributions `[N, K]`.
     """
-    predicted, true = _distributions(probabilities, "probabilities"), _distributions(truth, "truth")
+    predicted, true = as_distributions(probabilities, "probabilities"), as_distributions(truth, "truth")
     _same_shape(predicted, true)
     return _break_ties(predicted, true)
 
 
 def _break_ties(predicted: Tensor, truth: Tensor) -> Tensor:
-    _, choice = _top(predicted)
-    tied = truth >= truth.amax(dim=1, keepdim=True) - _TIE_TOLERANCE
+    _, choice = top_class(predicted)
+    tied = truth >= truth.amax(dim=1, keepdim=True) - TIE_TOLERANCE
     first = tied.int().argmax(dim=1)
     return torch.where(tied.gather(1, choice[:, None])[:, 0], choice, first)
 
 
-def _top(predicted: Tensor) -> tuple[Tensor, Tensor]:
-    """Confidence `[N]` and class `[N]` of the first maximum."""
+def top_class(predicted: Tensor) -> tuple[Tensor, Tensor]:
+    """Return confidence `[N]` and class `[N]` of the first maximum of `[N, K]`."""
     confidence = predicted.amax(dim=1)
     return confidence, (predicted == confidence[:, None]).int().argmax(dim=1)
 
 
-def _checked(probabilities: Any, truth: Any, labels: Any) -> tuple[Tensor, Tensor, Tensor]:
-    predicted, true = _distributions(probabilities, "probabilities"), _distributions(truth, "truth")
+def checked_rows(probabilities: Any, truth: Any, labels: Any = None) -> tuple[Tensor, Tensor, Tensor]:
+    """Return predicted and true distributions, float64 `[N, K]`, and the one label of each row, int64 `[N]`.
+
+    Arguments and errors as in `score`.
+    """
+    predicted, true = as_distributions(probabilities, "probabilities"), as_distributions(truth, "truth")
     _same_shape(predicted, true)
     if labels is None:
         return predicted, true, _break_ties(predicted, true)
@@ -285,8 +296,12 @@ def _same_shape(predicted: Tensor, truth: Tensor) -> None:
         raise DataError(f"probabilities {list(predicted.shape)} and truth {list(truth.shape)} differ in shape")
 
 
-def _distributions(values: Any, name: str) -> Tensor:
-    """Check rows and return them in float64, divided by their sums (which rounding leaves near 1)."""
+def as_distributions(values: Any, name: str) -> Tensor:
+    """Check rows `[N, K]` and return them in float64, divided by their sums (which rounding leaves near 1).
+
+    Raises:
+        DataError: a wrong shape, NaN, a negative value, or a row that does not sum to 1; it calls them `name`.
+    """
     rows = torch.as_tensor(values).detach()
     if rows.ndim != 2 or rows.shape[0] < 1 or rows.shape[1] < 2:
         raise DataError(f"{name} must be [N, K] with N >= 1 and K >= 2, got shape {list(rows.shape)}")

@@ -15,11 +15,28 @@ from hybridcascade.evaluation.protocol import MethodSummary, ResultRow, Summary,
 if TYPE_CHECKING:
     import rich.table
 
-__all__ = ["Table", "format_metric", "format_summary", "results_table", "to_markdown", "to_plain", "to_rich"]
+__all__ = [
+    "LOWER_IS_BETTER",
+    "Table",
+    "format_metric",
+    "format_summary",
+    "metric_title",
+    "results_table",
+    "to_markdown",
+    "to_plain",
+    "to_rich",
+]
 
-_TITLES = {"accuracy": "accuracy", "macro_f1": "macro F1", "ece": "ECE", "kl": "KL", "nll": "NLL", "brier": "Brier"}
-_PERCENT = frozenset({"accuracy", "macro_f1", "ece"})
-LOWER_IS_BETTER = frozenset({"ece", "kl", "nll", "brier"})
+_TITLES = {
+    "accuracy": "accuracy", "macro_f1": "macro F1", "ece": "ECE", "kl": "KL", "nll": "NLL", "brier": "Brier",
+    "chebyshev": "Chebyshev", "clark": "Clark", "clark_norm": "Clark / √K", "canberra": "Canberra",
+    "canberra_norm": "Canberra / K", "cosine": "cosine", "intersection": "intersection",
+    "argmax_accuracy": "argmax accuracy",
+}  # fmt: skip
+_PERCENT = frozenset({"accuracy", "macro_f1", "ece", "argmax_accuracy"})
+LOWER_IS_BETTER = frozenset(
+    {"ece", "kl", "nll", "brier", "chebyshev", "clark", "clark_norm", "canberra", "canberra_norm"}
+)
 """Metrics whose best value is the smallest."""
 
 DEFAULT_METRICS = ("accuracy", "macro_f1", "ece", "kl")
@@ -65,7 +82,7 @@ def results_table(
         metrics: columns, keys of the rows' metrics.
     """
     summaries = summarize_rows(rows)
-    columns = ("method", *(f"{_TITLES.get(m, m)}{_unit(m)}" for m in metrics), "trained parameters", "seconds")
+    columns = ("method", *(metric_title(m) for m in metrics), "trained parameters", "seconds")
     body = [_row(s, metrics) for s in summaries]
     if ceiling is not None:
         cells = [format_metric(m, ceiling[m]) if m in ceiling else "–" for m in metrics]
@@ -101,6 +118,11 @@ def _best_cells(summaries: Sequence[MethodSummary], metrics: Sequence[str]) -> f
         shown = format_metric(metric, top)
         best |= {(i, column) for i, value in values.items() if format_metric(metric, value) == shown}
     return frozenset(best)
+
+
+def metric_title(name: str) -> str:
+    """Return a metric's title with its unit and the direction that is better: `accuracy % ↑`."""
+    return f"{_TITLES.get(name, name)}{_unit(name)}"
 
 
 def _unit(metric: str) -> str:
