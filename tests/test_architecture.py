@@ -81,6 +81,7 @@ LIGHT = (
     "__init__", "__main__", "cli", "cli.entry", "config", "errors", "recipes", "methods.registry",
     "methods.catalogue", "methods.settings", "engine.schedules", "engine.atomic", "engine.records",
     "evaluation.protocol", "evaluation.tables", "data.classes", "data.texts", "experiments.kinds",
+    "config_targets", "config_use", "data.emotions", "data.priors", "evaluation.ranks",
 )  # fmt: skip
 """Modules whose import must stay quick: `--help`, wrong arguments and `import hybridcascade` rest on them."""
 

@@ -11,6 +11,8 @@ from typing import Any
 from hybridcascade.cli.parsing import CommandParser, field_texts
 from hybridcascade.cli.terminal import Terminal, command_output
 from hybridcascade.config import BACKBONES, TEXT_MODES, VIEWS
+from hybridcascade.data.emotions import SPACES, EmotionSpace
+from hybridcascade.data.priors import PRIORS, prior_matrix
 from hybridcascade.engine.folder import RunFolder
 from hybridcascade.engine.schedules import SCHEDULES
 from hybridcascade.errors import CheckpointError, UnknownNameError
@@ -24,6 +26,7 @@ _EXAMPLES = """
 hybridcascade info
 hybridcascade info methods
 hybridcascade info hybrid_cascade
+hybridcascade info mikels8
 hybridcascade info runs/mine
 """
 
@@ -41,6 +44,8 @@ LISTS: dict[str, Callable[[], dict[str, str]]] = {
     "views": lambda: dict(VIEWS),
     "schedules": lambda: {name: _SCHEDULES.get(name, "") for name in SCHEDULES},
     "texts": lambda: dict(TEXT_MODES),
+    "spaces": lambda: {name: f"{', '.join(space.classes)}. {space.notes}" for name, space in SPACES.items()},
+    "priors": lambda: dict(PRIORS),
     "recipes": lambda: {name: str(path) for name, path in shipped_recipes().items()},
 }
 
@@ -49,7 +54,7 @@ def parser() -> CommandParser:
     """Return the parser of the command."""
     summary = "List what there is to choose from; describe a method or a run folder."
     made = CommandParser("info", summary, _EXAMPLES)
-    topics = f"{', '.join(LISTS)}; the name of a method; or a run folder"
+    topics = f"{', '.join(LISTS)}; the name of a method or of an emotion space; or a run folder"
     made.add_argument("topic", metavar="TOPIC", nargs="?", default=None, help=topics)
     return made
 
@@ -64,6 +69,10 @@ def run(arguments: list[str]) -> int:
             terminal.next("info hybrid_cascade")
         elif topic in LISTS:
             _show(terminal, {topic: LISTS[topic]()})
+        elif topic in SPACES:
+            _show(terminal, describe_space(SPACES[topic]))
+            ring = "" if SPACES[topic].ring else " --ring YOUR_RING"
+            terminal.next(f"train --data YOUR_VOTES.csv --use_labels --space {topic}{ring} --out runs/mine")
         elif topic in METHODS:
             _show(terminal, describe_method(topic))
             terminal.next(f"train --data YOUR_PICTURES --classes classes.txt --method {topic} --out runs/mine")
@@ -71,7 +80,9 @@ def run(arguments: list[str]) -> int:
             _show(terminal, describe_run(Path(topic)))
             terminal.next(f"predict {Path(topic).as_posix()} YOUR_PICTURES --out predictions.csv")
         else:
-            raise UnknownNameError("topic", topic, [*LISTS, *METHODS], "Nor is there a run folder of that name.")
+            raise UnknownNameError(
+                "topic", topic, [*LISTS, *METHODS, *SPACES], "Nor is there a run folder of that name."
+            )
     return 0
 
 
@@ -93,6 +104,22 @@ def describe_method(name: str) -> dict[str, Any]:
             f.name: f"{_default(f)}  {meaning.get(f.name, '')}" for f in dataclasses.fields(kind)
         },
     }
+
+
+def describe_space(space: EmotionSpace) -> dict[str, Any]:
+    """Describe an emotion space: its classes, ring and polarity, and what each prior makes of the first label."""
+    signs = {1: "pleasant", -1: "unpleasant", 0: "neither"}
+    described: dict[str, Any] = {
+        "space": {"name": space.name, "ring": ", ".join(space.ring or ()) or "none agreed on", "notes": space.notes},
+        "classes": {name: signs[(space.polarity or {}).get(name, 0)] for name in space.classes},
+    }
+    if space.candidates:
+        described["rings (--ring)"] = {name: ", ".join(ring) for name, ring in space.candidates.items()}
+    if space.ring is not None:
+        rows = {kind: prior_matrix(kind, space.classes, space)[0] for kind in PRIORS}
+        title = f"{space.classes[0]} by prior (--prior), in %"
+        described[title] = {kind: ", ".join(f"{100 * share:.1f}" for share in row) for kind, row in rows.items()}
+    return described
 
 
 def describe_run(path: Path) -> dict[str, Any]:
