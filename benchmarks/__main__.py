@@ -1,4 +1,4 @@
-"""`python -m benchmarks train_step | encode --json FILE`."""
+"""`python -m benchmarks train_step | encode --json FILE`, or `python -m benchmarks convergence --out FOLDER`."""
 
 from __future__ import annotations
 
@@ -20,6 +20,11 @@ from hybridcascade.engine.memory import keep_freed_memory
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a benchmark; returns the exit code."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    if given[:1] == ["convergence"]:
+        from benchmarks import convergence
+
+        return convergence.main(given[1:])
     options = _parse(arguments)
     kept = keep_freed_memory()  # it holds for both programs alike: they share the process
     if options.threads:
@@ -48,7 +53,8 @@ def _entries(options: argparse.Namespace, name: str) -> list[Entry]:
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks",
-        description="Speed against a plain fp32 reference and against the matmul rate; see docs/performance.md.",
+        description="Speed against a plain fp32 reference and against the matmul rate; see docs/performance.md. "
+        "`convergence --help` tells of the other benchmark, of progressive training.",
     )
     parser.add_argument("benchmark", choices=("train_step", "encode"))
     parser.add_argument("--json", type=Path, help="write the report here")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
@@ -36,7 +36,25 @@ from hybridcascade.types import ImageBatch, LossReport, Prediction, TextBatch, U
 if TYPE_CHECKING:
     from hybridcascade.backbone.clip import ClipBackbone
 
-__all__ = ["MultiLayer"]
+__all__ = ["MultiLayer", "schedule"]
+
+
+def schedule(segments: int, share: float, names: Sequence[str] = ()) -> tuple[UnfreezeStep, ...]:
+    """Return the steps of progressive training, evenly spread over the first `share` of a phase.
+
+    Args:
+        segments: S; step 0 is the warm-up, steps 1 to S - 1 open a segment each, step S opens all that is left.
+        share: part of the phase after which everything trains, in [0, 1).
+        names: of all parameter groups; a step names only groups that are among them.
+    """
+    opened = [["head", "class_bias", f"prompts_{segments}"]]
+    opened += [[f"prompts_{number}", f"alignment_{number}"] for number in range(segments - 1, 0, -1)]
+    opened.append([name for name in names if not any(name in step for step in opened)])
+    words = ["warm-up", *(f"segment {number}" for number in range(segments - 1, 0, -1)), "everything"]
+    return tuple(
+        UnfreezeStep(word, number * share / segments, tuple(name for name in step if name in names))
+        for number, (word, step) in enumerate(zip(words, opened, strict=True))
+    )
 
 
 class MultiLayer(TeacherMethod):
@@ -140,17 +158,8 @@ class MultiLayer(TeacherMethod):
         """Return the schedule: warm-up, a step for each shallower segment, and one for all that is left."""
         if phase != "image" or not self.settings.progressive:
             return ()
-        names = [group.name for group in self.parameter_groups(phase)]
-        count = len(self.plan.stages)
-        opened = [["head", "class_bias", f"prompts_{count}"]]
-        opened += [[f"prompts_{number}", f"alignment_{number}"] for number in range(count - 1, 0, -1)]
-        opened.append([name for name in names if not any(name in step for step in opened)])
-        words = ["warm-up", *(f"segment {number}" for number in range(count - 1, 0, -1)), "everything"]
-        share = self.settings.unfreeze_share / count
-        return tuple(
-            UnfreezeStep(word, number * share, tuple(name for name in step if name in names))
-            for number, (word, step) in enumerate(zip(words, opened, strict=True))
-        )
+        names = tuple(group.name for group in self.parameter_groups(phase))
+        return schedule(len(self.plan.stages), self.settings.unfreeze_share, names)
 
     def groups_opened(self, phase: str, groups: frozenset[str]) -> None:
         """Let segments take part whose prompts train."""
