@@ -5,7 +5,7 @@ import torch
 
 from hybridcascade.errors import SettingsError
 from hybridcascade.labelling.argmax import argmax_labels
-from hybridcascade.labelling.sinkhorn import column_bias, marginal_prior, sinkhorn
+from hybridcascade.labelling.sinkhorn import column_bias, estimated_prior, marginal_prior, sinkhorn
 
 
 def naive_sinkhorn(logits, epsilon, prior, turns):
@@ -89,6 +89,51 @@ def test_column_bias_of_an_empty_class_is_the_lowest_of_the_others():
     assert torch.isfinite(bias).all()
     assert bias[2] == bias[:2].min()
     torch.testing.assert_close((logits + bias)[:, :2].softmax(dim=1), labels[:, :2], rtol=0, atol=1e-5)
+
+
+def naive_estimate(logits, epsilon, strength, turns):
+    n, k = len(logits), len(logits[0])
+    p = [[math.exp(v / epsilon) for v in row] for row in logits]
+    q = [1 / k] * k
+    for _ in range(turns):
+        sums = [0.0] * k
+        for row in p:
+            joint = [a * b for a, b in zip(q, row, strict=True)]
+            sums = [s + j / sum(joint) for s, j in zip(sums, joint, strict=True)]
+        q = [(s / n + strength / k) / (1 + strength) for s in sums]
+    return q
+
+
+@pytest.mark.parametrize("strength", [0.0, 0.3])
+@pytest.mark.parametrize("epsilon", [0.5, 2.0])
+def test_estimated_prior_matches_the_loop(epsilon, strength):
+    torch.manual_seed(0)
+    logits = 3 * torch.randn(30, 4) + torch.tensor([2.0, 0.0, -1.0, 0.5])
+    expected = torch.tensor(naive_estimate(logits.tolist(), epsilon, strength, 300), dtype=torch.float64)
+    found = estimated_prior(logits, epsilon, strength, iterations=300, tolerance=0)
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-7)
+
+
+def test_estimated_prior_finds_the_shares_of_calibrated_predictions():
+    draw = torch.Generator().manual_seed(0)
+    shares = torch.tensor([0.6, 0.3, 0.1, 0.0])
+    truth = torch.multinomial(shares, 4000, replacement=True, generator=draw)
+    # One-dimensional Gaussians around 0..3: their log-likelihoods are calibrated logits under equal shares.
+    x = truth + 0.7 * torch.randn(4000, generator=draw)
+    logits = -((x[:, None] - torch.arange(4.0)) ** 2) / (2 * 0.7**2)
+    found = estimated_prior(logits, strength=0.0, iterations=500, tolerance=1e-9)
+    torch.testing.assert_close(found.float(), shares, rtol=0, atol=0.03)
+    assert estimated_prior(logits, strength=0.5)[3] > 0.04
+    balanced = sinkhorn(logits, prior=found, tolerance=1e-8)
+    posterior = (logits + found.float().log()).softmax(dim=1)
+    torch.testing.assert_close(balanced, posterior, rtol=1e-3, atol=1e-4)
+
+
+def test_estimated_prior_rejects():
+    with pytest.raises(SettingsError, match="positive epsilon"):
+        estimated_prior(torch.randn(4, 3), epsilon=0)
+    with pytest.raises(SettingsError, match="strength from 0"):
+        estimated_prior(torch.randn(4, 3), strength=-1)
 
 
 @pytest.mark.parametrize(

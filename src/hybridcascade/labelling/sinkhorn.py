@@ -9,7 +9,7 @@ from torch import Tensor
 
 from hybridcascade.errors import SettingsError
 
-__all__ = ["column_bias", "marginal_prior", "sinkhorn"]
+__all__ = ["column_bias", "estimated_prior", "marginal_prior", "sinkhorn"]
 
 
 def marginal_prior(probabilities: Tensor, power: float) -> Tensor:
@@ -31,6 +31,47 @@ def marginal_prior(probabilities: Tensor, power: float) -> Tensor:
     return (shares / shares.sum()).to(probabilities.dtype)
 
 
+def estimated_prior(
+    logits: Tensor, epsilon: float = 1.0, strength: float = 0.05, iterations: int = 200, tolerance: float = 1e-6
+) -> Tensor:
+    """Estimate class shares by expectation maximisation: the shares that best explain the predictions.
+
+    `r_nk ~ q_k p_nk` and `q_k = (mean_n r_nk + strength / K) / (1 + strength)` in turns, from uniform q, with
+    `p = softmax(logits / epsilon)`. Missing classes fall to about `strength / K` and are not forced to 1 / K.
+    With strength 0 it is the maximum likelihood, and `sinkhorn` with it gives just the labels `r`.
+
+    The estimate trusts that `p` is calibrated: from predictions that are too flat it goes too far (large
+    shares grow), from too sure ones it stays near the shares of the first maximum.
+
+    Args:
+        logits: scores, `[N, K]`.
+        epsilon: temperature of the predictions; positive.
+        strength: pull towards equal shares, as a share of N pictures spread over all classes; not negative.
+        iterations: at most so many turns.
+        tolerance: stop when no share moves further than this.
+
+    Returns:
+        Shares, float64 `[K]`, summing to 1.
+
+    Raises:
+        SettingsError: `epsilon` is not positive or `strength` is negative.
+
+    Source: Saerens, Latinne, Decaestecker, Neural Computation 2002; the pull is a Dirichlet prior.
+    """
+    if not epsilon > 0 or strength < 0:
+        raise SettingsError(f"expected a positive epsilon and a strength from 0, got {epsilon} and {strength}")
+    classes = logits.shape[1]
+    log_predictions = (logits.double() / epsilon).log_softmax(dim=1)
+    shares = torch.full((classes,), 1 / classes, dtype=torch.float64, device=logits.device)
+    for _ in range(iterations):
+        previous = shares
+        shares = (log_predictions + shares.log()).softmax(dim=1).mean(dim=0)
+        shares = (shares + strength / classes) / (1 + strength)
+        if float((shares - previous).abs().max()) <= tolerance:
+            break
+    return shares
+
+
 def sinkhorn(
     logits: Tensor,
     epsilon: float = 1.0,
@@ -43,6 +84,8 @@ def sinkhorn(
     `M = exp(logits / epsilon)` is scaled in turns to rows of 1/N and columns of the prior; the labels
     are `N M`. All in logarithms and float64, so that no epsilon underflows. Rows are scaled last: they
     sum to 1 exactly, the columns to the prior within `tolerance`.
+
+    With the uniform prior it falls below zero-shot when classes are missing or rare; then `estimated_prior`.
 
     Args:
         logits: scores, `[N, K]`.

@@ -2,27 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import Tensor
 
-from hybridcascade.errors import UnknownNameError
-from hybridcascade.labelling.argmax import argmax_labels
-from hybridcascade.labelling.sinkhorn import marginal_prior, sinkhorn
+from hybridcascade.labelling.refine import LABEL_KINDS, PRIORS, PseudoLabels, Refiner, sharpen
 
-__all__ = ["LABEL_KINDS", "make_labels", "sharpen"]
-
-LABEL_KINDS = ("sinkhorn", "softmax", "argmax")
-
-
-def sharpen(labels: Tensor, temperature: float) -> Tensor:
-    """Return labels raised to `1 / temperature` and renormalised, `[N, K]`.
-
-    Args:
-        labels: rows sum to 1, `[N, K]`.
-        temperature: below 1 sharpens, 1 leaves the labels as they are; positive.
-    """
-    if temperature == 1:
-        return labels
-    return (labels.clamp_min(1e-30).log() / temperature).softmax(dim=1)
+__all__ = ["LABEL_KINDS", "PRIORS", "PseudoLabels", "make_labels", "refine", "sharpen"]
 
 
 def make_labels(
@@ -32,26 +18,39 @@ def make_labels(
     prior_power: float = 0.0,
     temperature: float = 1.0,
 ) -> Tensor:
-    """Turn teacher logits of all pictures into labels.
+    """Turn teacher logits of all pictures into labels: `refine` without features, the labels alone.
 
     Args:
         logits: `[N, K]`.
-        kind: `"sinkhorn"` (balanced over the data set), `"softmax"` or `"argmax"`.
-        epsilon: temperature of the logits in `sinkhorn` and `softmax`; positive.
+        kind: a name of `LABEL_KINDS` that needs no features.
+        epsilon: temperature of the logits; positive.
         prior_power: class shares that Sinkhorn aims at, see `marginal_prior`.
-        temperature: see `sharpen`.
+        temperature: of sinkhorn and softmax labels, see `sharpen`.
 
     Returns:
         Labels, float32 `[N, K]`, rows sum to 1.
 
     Raises:
         UnknownNameError: no such kind.
+        SettingsError: the kind needs features.
     """
-    if kind not in LABEL_KINDS:
-        raise UnknownNameError("kind of labels", kind, LABEL_KINDS)
-    if kind == "argmax":
-        return argmax_labels(logits)
-    labels = (logits.float() / epsilon).softmax(dim=1)
-    if kind == "sinkhorn":
-        labels = sinkhorn(logits.float(), epsilon, marginal_prior(labels, prior_power))
-    return sharpen(labels, temperature)
+    found = refine(logits, kind=kind, epsilon=epsilon, prior_power=prior_power, temperature=temperature)
+    return found.labels
+
+
+def refine(
+    logits: Tensor, features: Tensor | None = None, prototypes: Tensor | None = None, **numbers: Any
+) -> PseudoLabels:
+    """Turn teacher logits of all pictures into labels and sample weights.
+
+    Args:
+        logits: `[N, K]`.
+        features: unit image features, `[N, E]`; prototype, anchored_mixture and neighbours need them.
+        prototypes: unit text prototypes, `[K, E]`; prototype and anchored_mixture need them.
+        numbers: the attributes of `Refiner`, such as `kind="anchored_mixture"` or `neighbours=10`.
+
+    Raises:
+        UnknownNameError: no such kind or prior.
+        SettingsError: features or prototypes are missing, or a number is out of range.
+    """
+    return Refiner(**numbers)(logits, features, prototypes)
