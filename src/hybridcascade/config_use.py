@@ -69,6 +69,9 @@ class EvaluateConfig:
     """Distribution metrics (Chebyshev, Clark, Canberra, KL, cosine, intersection), each class and the confusion
     matrix too."""
 
+    plots: str | None = None
+    """Folder to write the confusion matrix and the reliability diagram to, as .svg files."""
+
     def __post_init__(self) -> None:
         if not self.data:
             raise SettingsError("say what to evaluate on: --data labelled.csv (or a folder per class, or a zip)")

@@ -101,10 +101,14 @@ def test_train_on_votes_labels_and_neither_then_measure_in_full(
         assert sum(map(sum, told["confusion"]["rows_true"])) == 3
         model = api.load(out)
         assert model.evaluate(photos / "truth.csv") == pytest.approx(told["metrics"])
-        assert main(["evaluate", str(out), "--data", str(photos / "truth.csv"), "--full"]) == 0
+        assert (
+            main(["evaluate", str(out), "--data", str(photos / "truth.csv"), "--plots", str(tmp_path / "plots")]) == 0
+        )
         shown = capsys.readouterr().out
     finally:
         (photos / "truth.csv").unlink()
+    assert "3 pictures" in (tmp_path / "plots" / "confusion.svg").read_text()
+    assert "ECE" in (tmp_path / "plots" / "reliability.svg").read_text()
     for expected in ("Canberra / K ↓", "macro F1 % ↑", "calm joy", "rows: true class, columns: predicted class"):
         assert expected in shown
 

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from hybridcascade.cli.parsing import CommandParser
-from hybridcascade.cli.terminal import command_output
+from hybridcascade.cli.terminal import Terminal, command_output
 from hybridcascade.config import EvaluateConfig
+from hybridcascade.engine.atomic import write_text
 from hybridcascade.evaluation.tables import to_plain
+
+if TYPE_CHECKING:
+    from hybridcascade.evaluation.full import FullScores
 
 __all__ = ["parser", "run"]
 
@@ -15,7 +20,7 @@ _EXAMPLES = """
 hybridcascade evaluate runs/mine --data labelled.csv
 hybridcascade evaluate runs/mine --data folder_per_class/
 hybridcascade evaluate runs/mine --data votes.csv --split test --json
-hybridcascade evaluate runs/mine --data votes.csv --full
+hybridcascade evaluate runs/mine --data votes.csv --full --plots runs/mine/plots
 """
 
 
@@ -40,12 +45,8 @@ def run(arguments: list[str]) -> int:
             "split": config.split, "batch_size": config.batch_size, "workers": config.workers,
             "strict": config.strict, "allow_outside": config.allow_outside,
         }  # fmt: skip
-        if config.full:
-            scores = model.evaluate_fully(config.data, **where)
-            if terminal.as_json:
-                terminal.json({"run": options.run, "data": config.data, **scores.as_dict()})
-            else:
-                terminal.data("\n".join(to_plain(table) for table in scores.tables()).rstrip())
+        if config.full or config.plots:
+            _tell_fully(terminal, config, options.run, model.evaluate_fully(config.data, **where))
         else:
             metrics = model.evaluate(config.data, **where)
             if terminal.as_json:
@@ -54,3 +55,15 @@ def run(arguments: list[str]) -> int:
                 terminal.data("\n".join(f"{name:<10} {value:.4f}" for name, value in metrics.items()))
         terminal.next(f"predict {options.run} YOUR_PICTURES --out predictions.csv")
     return 0
+
+
+def _tell_fully(terminal: Terminal, config: EvaluateConfig, run_folder: str, scores: FullScores) -> None:
+    if terminal.as_json:
+        terminal.json({"run": run_folder, "data": config.data, **scores.as_dict()})
+    else:
+        terminal.data("\n".join(to_plain(table) for table in scores.tables()).rstrip())
+    if config.plots:
+        for name, svg in scores.plots().items():
+            file = Path(config.plots) / name
+            write_text(file, svg)
+            terminal.say(f"wrote {file.as_posix()}")

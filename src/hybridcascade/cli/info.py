@@ -8,14 +8,15 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from hybridcascade.cli.info_spaces import describe_space, named_space, plot_priors
 from hybridcascade.cli.parsing import CommandParser, field_texts
 from hybridcascade.cli.terminal import Terminal, command_output
 from hybridcascade.config import BACKBONES, TEXT_MODES, VIEWS
-from hybridcascade.data.emotions import SPACES, EmotionSpace
-from hybridcascade.data.priors import PRIORS, prior_matrix
+from hybridcascade.data.emotions import SPACES
+from hybridcascade.data.priors import PRIORS
 from hybridcascade.engine.folder import RunFolder
 from hybridcascade.engine.schedules import SCHEDULES
-from hybridcascade.errors import CheckpointError, UnknownNameError
+from hybridcascade.errors import CheckpointError, SettingsError, UnknownNameError
 from hybridcascade.methods.registry import METHODS
 from hybridcascade.methods.settings import default_phases, default_view, method_settings
 from hybridcascade.recipes import shipped_recipes
@@ -26,7 +27,7 @@ _EXAMPLES = """
 hybridcascade info
 hybridcascade info methods
 hybridcascade info hybrid_cascade
-hybridcascade info mikels8
+hybridcascade info mikels8 --plot priors.svg
 hybridcascade info runs/mine
 """
 
@@ -56,6 +57,8 @@ def parser() -> CommandParser:
     made = CommandParser("info", summary, _EXAMPLES)
     topics = f"{', '.join(LISTS)}; the name of a method or of an emotion space; or a run folder"
     made.add_argument("topic", metavar="TOPIC", nargs="?", default=None, help=topics)
+    made.add_argument("--ring", metavar="NAME|A,B,C", default=None, help="ring of an emotion space that has none")
+    made.add_argument("--plot", metavar="FILE", default=None, help="draw the priors of an emotion space (.svg)")
     return made
 
 
@@ -64,14 +67,19 @@ def run(arguments: list[str]) -> int:
     options = parser().read(arguments)
     with command_output(options.json, options.quiet, options.verbose) as terminal:
         topic = options.topic
+        space = None if topic is None else named_space(topic, options.ring)
+        if options.plot is not None and space is None:
+            raise SettingsError("--plot draws the priors of an emotion space: hybridcascade info mikels8 --plot FILE")
         if topic is None:
             _show(terminal, {name: make() for name, make in LISTS.items()})
             terminal.next("info hybrid_cascade")
         elif topic in LISTS:
             _show(terminal, {topic: LISTS[topic]()})
-        elif topic in SPACES:
-            _show(terminal, describe_space(SPACES[topic]))
-            ring = "" if SPACES[topic].ring else " --ring YOUR_RING"
+        elif space is not None:
+            _show(terminal, describe_space(space))
+            if options.plot is not None:
+                terminal.say(f"wrote {plot_priors(space, options.plot).as_posix()}")
+            ring = f" --ring {options.ring or 'YOUR_RING'}" if options.ring or space.ring is None else ""
             terminal.next(f"train --data YOUR_VOTES.csv --use_labels --space {topic}{ring} --out runs/mine")
         elif topic in METHODS:
             _show(terminal, describe_method(topic))
@@ -104,22 +112,6 @@ def describe_method(name: str) -> dict[str, Any]:
             f.name: f"{_default(f)}  {meaning.get(f.name, '')}" for f in dataclasses.fields(kind)
         },
     }
-
-
-def describe_space(space: EmotionSpace) -> dict[str, Any]:
-    """Describe an emotion space: its classes, ring and polarity, and what each prior makes of the first label."""
-    signs = {1: "pleasant", -1: "unpleasant", 0: "neither"}
-    described: dict[str, Any] = {
-        "space": {"name": space.name, "ring": ", ".join(space.ring or ()) or "none agreed on", "notes": space.notes},
-        "classes": {name: signs[(space.polarity or {}).get(name, 0)] for name in space.classes},
-    }
-    if space.candidates:
-        described["rings (--ring)"] = {name: ", ".join(ring) for name, ring in space.candidates.items()}
-    if space.ring is not None:
-        rows = {kind: prior_matrix(kind, space.classes, space)[0] for kind in PRIORS}
-        title = f"{space.classes[0]} by prior (--prior), in %"
-        described[title] = {kind: ", ".join(f"{100 * share:.1f}" for share in row) for kind, row in rows.items()}
-    return described
 
 
 def describe_run(path: Path) -> dict[str, Any]:

@@ -56,6 +56,17 @@ class FullScores:
         return [*(_metric_table(t, values) for t, values in titles), self.per_class.table(),
                 self.per_class.confusion_table()]  # fmt: skip
 
+    def plots(self) -> dict[str, str]:
+        """Return the confusion matrix and the reliability diagram as SVG, by file name."""
+        from hybridcascade.evaluation.heatmaps import confusion_map
+        from hybridcascade.evaluation.plots import reliability_diagram
+
+        counts = self.per_class
+        return {
+            "confusion.svg": confusion_map(counts.classes, counts.confusion, f"{self.pictures} pictures"),
+            "reliability.svg": reliability_diagram(self.reliability, f"{self.pictures} pictures"),
+        }
+
 
 def full_score(
     probabilities: ArrayLike | Tensor,
