@@ -10,6 +10,7 @@ The pictures are the sandbox's, written as PNG files; the backbone is the bundle
 
 from __future__ import annotations
 
+import json
 import random
 from pathlib import Path
 
@@ -37,6 +38,7 @@ from hybridcascade.sandbox.world import EMOTIONS
 
 NAME = "SandboxPictures"
 TRAIN, TEST = 24, 16
+QUICK = ["teacher_views=1", "predict_views=1"]
 
 
 class SandboxPictures(DatasetBase):
@@ -77,6 +79,30 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="module")
+def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    import open_clip
+    from safetensors.torch import save_file
+
+    folder = tmp_path_factory.mktemp("tiny")
+    vision = {"layers": 12, "width": 32, "head_width": 16, "patch_size": 16, "image_size": 64}
+    text = {"layers": 1, "width": 32, "heads": 2, "context_length": 32, "vocab_size": 49408}
+    config = {"embed_dim": 32, "quick_gelu": True, "vision_cfg": vision, "text_cfg": text}
+    (folder / "nano.json").write_text(json.dumps(config))
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = open_clip.CLIP(**config)
+    state = {k: v.half().contiguous() for k, v in model.state_dict().items() if k != "attn_mask"}
+    save_file(state, folder / "nano.safetensors")
+    return folder
+
+
+@pytest.fixture
+def tiny(tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A tiny random tower under the name `nano`, for what does not need a good one."""
+    monkeypatch.setattr("hybridcascade.backbone.loading.nano_folder", lambda: tiny_folder)
+
+
 @pytest.fixture
 def make_cfg(root: Path, tmp_path: Path):
     def make(trainer: str = "HybridCascadeLaFTer", out: str = "out", **changes):
@@ -86,7 +112,9 @@ def make_cfg(root: Path, tmp_path: Path):
             "DATASET.NAME": NAME, "DATASET.ROOT": str(root), "OUTPUT_DIR": str(tmp_path / out), "SEED": 1,
             "USE_CUDA": False, "VERBOSE": False, "TRAINER.NAME": trainer, "MODEL.BACKBONE.NAME": "nano",
             "DATALOADER.NUM_WORKERS": 0, "DATALOADER.TRAIN_X.BATCH_SIZE": 8, "OPTIM.NAME": "adamw",
-            "OPTIM.LR": 1e-3, "OPTIM.MAX_EPOCH": 2, "OPTIM.LR_SCHEDULER": "cosine", "LABEL_FREE.TEXT_CACHE": "none",
+            "LABEL_FREE.SETTINGS": [] if trainer == "LaFTer" else QUICK, "OPTIM.LR": 1e-3,
+            "OPTIM.MAX_EPOCH": 2, "OPTIM.LR_SCHEDULER": "cosine", "LABEL_FREE.TEXT_CACHE": "none",
+            "LABEL_FREE.TEXT_MODE": "names",
         }  # fmt: skip
         options |= {key.replace("__", "."): value for key, value in changes.items()}
         cfg.merge_from_list([part for pair in options.items() for part in pair])
@@ -155,6 +183,7 @@ def test_hybrid_cascade_trains_saves_loads_and_tests_the_last_step(make_cfg, tmp
     )
 
 
+@pytest.mark.usefixtures("tiny")
 def test_labels_of_the_training_pictures_change_nothing(make_cfg, monkeypatch: pytest.MonkeyPatch):
     results = []
     for shuffled in (False, True):
@@ -167,6 +196,7 @@ def test_labels_of_the_training_pictures_change_nothing(make_cfg, monkeypatch: p
     assert_equal(results[0][1], results[1][1])
 
 
+@pytest.mark.usefixtures("tiny")
 def test_labels_and_domains_of_a_batch_are_not_even_read(make_cfg):
     class Poisoned(dict):
         def __getitem__(self, key):
@@ -183,6 +213,7 @@ def test_labels_and_domains_of_a_batch_are_not_even_read(make_cfg):
     assert not torch.equal(pictures.plain, pictures.strong)
 
 
+@pytest.mark.usefixtures("tiny")
 def test_a_killed_run_resumes_to_the_same_weights(make_cfg, monkeypatch: pytest.MonkeyPatch):
     options = {"TRAIN__CHECKPOINT_FREQ": 1, "TEST__NO_TEST": True}
     whole = build_trainer(make_cfg(out="whole", **options))
@@ -205,6 +236,7 @@ def test_a_killed_run_resumes_to_the_same_weights(make_cfg, monkeypatch: pytest.
     assert_equal(weights(whole), weights(again))
 
 
+@pytest.mark.usefixtures("tiny")
 @pytest.mark.parametrize("trainer", ["LaFTer", "MultiLayerLaFTer"])
 def test_the_others_train_and_load_too(trainer: str, make_cfg, tmp_path: Path):
     first = build_trainer(make_cfg(trainer, LABEL_FREE__TEXT_EPOCHS=3))
@@ -214,6 +246,7 @@ def test_the_others_train_and_load_too(trainer: str, make_cfg, tmp_path: Path):
     assert_equal(weights(first), weights(second))
 
 
+@pytest.mark.usefixtures("tiny")
 def test_progressive_training_moves_only_what_its_schedule_says(make_cfg):
     trainer = build_trainer(make_cfg("MultiLayerLaFTer", LABEL_FREE__TEXT_EPOCHS=1, TEST__NO_TEST=True))
     trainer.before_train()
@@ -266,6 +299,7 @@ def test_keys_that_nobody_reads_are_refused(make_cfg):
         build_trainer(cfg)
 
 
+@pytest.mark.usefixtures("tiny")
 def test_a_checkpoint_of_something_else_is_refused(make_cfg, tmp_path: Path):
     trainer = build_trainer(make_cfg("LaFTer"))
     trainer.save_model(0, str(tmp_path / "saved"))

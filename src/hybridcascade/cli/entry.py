@@ -22,6 +22,7 @@ COMMANDS: dict[str, str] = {
     "compare": "compare methods over seeds and recipes, with intervals and p-values",
     "ablate": "switch the components of a method one at a time",
     "info": "what there is to choose from, or what is in a run folder",
+    "convert": "recipes and manifests from files of CoOp, Dassl and LaFTer",
     "doctor": "check this installation",
 }
 
