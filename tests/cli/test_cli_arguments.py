@@ -14,12 +14,14 @@ import pytest
 
 HEAVY = ("torch", "torchvision", "open_clip", "lightning", "pandas", "matplotlib", "torchmetrics", "PIL", "pyarrow")
 
+COMMANDS = ("demo", "train", "evaluate", "predict", "compare", "ablate", "info", "doctor")
 DATA = ["--data", "photos", "--classes", "a,b"]
+ARENA = ["--recipe", "sandbox.yaml", "--out", "no/such"]
 LINES: dict[str, list[str]] = {
     "help": ["--help"],
     "nothing": [],
     "version": ["--version"],
-    **{f"help {c}": [c, "--help"] for c in ("demo", "train", "evaluate", "predict", "info", "doctor")},
+    **{f"help {c}": [c, "--help"] for c in COMMANDS},
     "wrong command": ["trian"],
     "wrong option": ["train", "--dta", "photos"],
     "wrong phase option": ["train", *DATA, "--image.epoch", "3"],
@@ -45,6 +47,15 @@ LINES: dict[str, list[str]] = {
     "recipe with a wrong key": ["train", "--config", "RECIPE"],
     "full folder": ["train", *DATA, "--out", "FULL"],
     "demo into a full folder": ["demo", "--out", "FULL"],
+    "no experiment recipe": ["compare", "--seeds", "2"],
+    "recipe without an arena": ["compare", "--recipe", "vit_b32.yaml"],
+    "wrong compared method": ["compare", *ARENA, "--methods", "lafter,hybrid_cascad"],
+    "wrong baseline": ["compare", *ARENA, "--baseline", "zeroshot"],
+    "wrong seeds": ["compare", *ARENA, "--seeds", "many"],
+    "two forms": ["compare", *ARENA, "--csv", "--latex"],
+    "wrong component": ["ablate", *ARENA, "--components", "plan_first"],
+    "compare into a full folder": ["compare", *ARENA[:2], "--out", "FULL"],
+    "components": ["ablate", "--recipe", "sandbox.yaml", "--list"],
     "info": ["info"],
     "info json": ["info", "methods", "--json"],
     "info method": ["info", "hybrid_cascade"],
@@ -88,7 +99,7 @@ def test_nothing_heavy_is_loaded(answers: dict) -> None:
     assert answers["loaded"] == []
 
 
-@pytest.mark.parametrize("command", ["demo", "train", "evaluate", "predict", "info", "doctor"])
+@pytest.mark.parametrize("command", COMMANDS)
 def test_help_opens_with_runnable_examples(answers: dict, command: str) -> None:
     answer = answers[f"help {command}"]
     assert answer["code"] == 0
@@ -102,7 +113,7 @@ def test_help_opens_with_runnable_examples(answers: dict, command: str) -> None:
 def test_first_help_names_every_command(answers: dict) -> None:
     assert answers["help"]["code"] == 0
     assert answers["nothing"]["code"] == 2
-    for command in ("demo", "train", "evaluate", "predict", "info", "doctor"):
+    for command in COMMANDS:
         assert f"\n  {command} " in answers["help"]["out"]
     assert answers["version"]["out"].startswith("hybridcascade ")
 
@@ -133,6 +144,13 @@ def test_first_help_names_every_command(answers: dict) -> None:
         ("resume nothing", ["no run", "no/such"]),
         ("wrong recipe", ["'vit_b23.yaml'", "Did you mean 'vit_b32.yaml'"]),
         ("recipe with a wrong key", ["wrong.yaml", "'epoch'", "Did you mean 'epochs'"]),
+        ("no experiment recipe", ["--recipe", "sandbox.yaml"]),
+        ("recipe without an arena", ["vit_b32.yaml", "arena:", "sandbox.yaml"]),
+        ("wrong compared method", ["'hybrid_cascad'", "Did you mean 'hybrid_cascade'"]),
+        ("wrong baseline", ["'zeroshot'", "Did you mean 'zero_shot'"]),
+        ("wrong seeds", ["seeds", "count such as 5", "'many'"]),
+        ("two forms", ["--csv", "--latex", "choose one"]),
+        ("wrong component", ["'plan_first'", "Did you mean 'plan_last'", "teacher_frozen"]),
         ("info wrong", ["'hybrid_cascad'", "Did you mean 'hybrid_cascade'"]),
     ],
 )
@@ -150,6 +168,7 @@ def test_wrong_use_is_told_on_stderr_with_exit_2(answers: dict, name: str, words
     [
         ("full folder", ["nothing was changed", "--overwrite", "--resume", "--out"]),
         ("demo into a full folder", ["nothing was changed", "--out"]),
+        ("compare into a full folder", ["nothing was changed", "--out"]),
         ("info no run", ["no run folder"]),
     ],
 )
@@ -158,6 +177,13 @@ def test_what_is_in_the_way_is_told_with_exit_1(answers: dict, name: str, words:
     assert (answer["code"], answer["out"]) == (1, "")
     for word in words:
         assert word in answer["err"]
+
+
+def test_ablate_lists_its_components(answers: dict) -> None:
+    answer = answers["components"]
+    assert answer["code"] == 0
+    assert "plan_last  " in answer["out"]
+    assert "what the cascade is worth" in answer["out"]
 
 
 def test_info_lists_what_there_is(answers: dict) -> None:

@@ -52,10 +52,11 @@ class StubRuns:
 @pytest.fixture
 def stub_arena(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     made: list[int] = []
+    targets = [torch.eye(8)]
 
     def make(seed: int) -> Any:
         made.append(seed)
-        return SimpleNamespace(seed=seed, ceiling={"accuracy": 0.8}, words="stub data, stub model")
+        return SimpleNamespace(seed=seed, ceiling={"accuracy": 0.8}, words="stub", train_targets=targets[0])
 
     monkeypatch.setattr(ArenaKind, "open", lambda *_: make)
     return made

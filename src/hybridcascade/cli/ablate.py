@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from hybridcascade.cli.experiments import experiment_parser, listed_recipes, run_jobs
 from hybridcascade.cli.parsing import CommandParser
-from hybridcascade.cli.terminal import Terminal, command_output
-from hybridcascade.experiments.jobs import AblateConfig, ExperimentConfig, Job, ablation_jobs, list_components
+from hybridcascade.cli.terminal import command_output
+from hybridcascade.experiments.jobs import AblateConfig, ablation_jobs, list_components
 
 __all__ = ["parser", "run"]
 
@@ -38,7 +38,4 @@ def run(arguments: list[str]) -> int:
             terminal.data("\n".join(f"{name:<{width}}  {why}" for name, why in rows.items()))
         return 0
 
-    def plan(terminal: Terminal) -> tuple[ExperimentConfig, list[Job]]:
-        return ablation_jobs(config, listed_recipes(options), terminal.say)
-
-    return run_jobs(options, config, plan)
+    return run_jobs(options, config, lambda say: ablation_jobs(config, listed_recipes(options), say))

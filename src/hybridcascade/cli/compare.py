@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from hybridcascade.cli.experiments import experiment_parser, listed_recipes, run_jobs
 from hybridcascade.cli.parsing import CommandParser
-from hybridcascade.cli.terminal import Terminal
-from hybridcascade.experiments.jobs import CompareConfig, ExperimentConfig, Job, comparison_jobs
+from hybridcascade.experiments.jobs import CompareConfig, comparison_jobs
 
 __all__ = ["parser", "run"]
 
@@ -31,8 +30,4 @@ def run(arguments: list[str]) -> int:
     reader = parser()
     options = reader.read(arguments)
     config = reader.config(CompareConfig, options)
-
-    def plan(terminal: Terminal) -> tuple[ExperimentConfig, list[Job]]:
-        return comparison_jobs(config, listed_recipes(options), terminal.say)
-
-    return run_jobs(options, config, plan)
+    return run_jobs(options, config, lambda say: comparison_jobs(config, listed_recipes(options), say))

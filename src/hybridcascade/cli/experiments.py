@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from hybridcascade.cli.parsing import CommandParser
 from hybridcascade.cli.terminal import Terminal, command_output
-from hybridcascade.experiments.jobs import STORE, AblateConfig, CompareConfig, ExperimentConfig, Job
+from hybridcascade.experiments.jobs import STORE, AblateConfig, CompareConfig, ExperimentConfig, Job, Say, check_folder
 
 if TYPE_CHECKING:
     from hybridcascade.experiments.compare import Experiment
@@ -36,12 +36,16 @@ def listed_recipes(options: Any) -> Sequence[str]:
 
 
 def run_jobs(
-    options: Any, config: CompareConfig | AblateConfig, plan: Callable[[Terminal], tuple[ExperimentConfig, list[Job]]]
+    options: Any, config: CompareConfig | AblateConfig, plan: Callable[[Say], tuple[ExperimentConfig, list[Job]]]
 ) -> int:
     """Plan, run, write; return the exit code."""
     on_stdout = options.json == "-"
+    remarks: list[str] = []
+    experiment, jobs = plan(remarks.append)
+    check_folder(Path(experiment.out))
     with command_output(on_stdout, options.quiet, options.verbose) as terminal:
-        experiment, jobs = plan(terminal)
+        for line in remarks:
+            terminal.say(line)
         from hybridcascade.experiments.compare import run_experiment
 
         try:

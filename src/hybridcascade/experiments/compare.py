@@ -17,11 +17,10 @@ from hybridcascade.engine.atomic import write_json
 from hybridcascade.engine.feature_store import FeatureStore
 from hybridcascade.engine.memory import keep_freed_memory
 from hybridcascade.engine.provenance import collect_provenance, git_state
-from hybridcascade.errors import OutputExistsError
 from hybridcascade.evaluation.protocol import ResultRow
 from hybridcascade.evaluation.tables import Table
 from hybridcascade.experiments.arena import Arena
-from hybridcascade.experiments.jobs import MARKER, STORE, ExperimentConfig, Job
+from hybridcascade.experiments.jobs import MARKER, STORE, ExperimentConfig, Job, check_folder
 from hybridcascade.experiments.outputs import write_outputs
 from hybridcascade.experiments.plans import RowPlan
 from hybridcascade.experiments.rows import RowResult, run_row
@@ -90,19 +89,6 @@ def run_experiment(config: ExperimentConfig, jobs: Sequence[Job], say: Say = log
     return Experiment(tuple(rows), tuple(compared), table, folder)
 
 
-def check_folder(folder: Path) -> None:
-    """Refuse a folder with other things in it. Nothing is changed.
-
-    Raises:
-        OutputExistsError: it holds something that is no comparison.
-    """
-    filled = folder.is_file() or (folder.is_dir() and any(folder.iterdir()))
-    if filled and not any((folder / name).is_file() for name in (MARKER, STORE)):
-        raise OutputExistsError(
-            f"{str(folder)!r} exists and holds no comparison; nothing was changed. Name another folder with --out"
-        )
-
-
 def run_rows(
     jobs: Sequence[Job], seeds: Sequence[int], store: ResultStore, run: RunRow, say: Say, device: str = "auto"
 ) -> list[tuple[Job, RowPlan, dict[str, Any]]]:
@@ -130,6 +116,7 @@ def run_rows(
     say(f"{len(keys)} rows: {len(keys) - missing} are in {store.path}, {missing} to run")
     _tell_other_code([row for key in keys.values() if (row := store.get(key)) is not None], say)
     progress = _Progress(missing, say)
+    without: set[tuple[str, str]] = set()
     for job in jobs:
         make = None
         for seed in seeds:
@@ -141,18 +128,22 @@ def run_rows(
             arena = make(seed)
             for plan in todo:
                 key = keys[recipe.name, plan.label, seed]
-                if key not in store:  # two labels may name the same row
-                    began = time.perf_counter()
-                    result = run(arena, plan, seed)
-                    store.add(key, _stored(job, plan, seed, arena, result))
-                    progress.finished(recipe.name, plan.label, seed, result.metrics, time.perf_counter() - began)
+                if key in store:  # two labels may name the same row
+                    continue
+                if plan.label in job.wished and plan.targets is not None and arena.train_targets is None:
+                    without.add((recipe.name, plan.label))
+                    continue
+                began = time.perf_counter()
+                result = run(arena, plan, seed)
+                store.add(key, _stored(job, plan, seed, arena, result))
+                progress.finished(recipe.name, plan.label, seed, result.metrics, time.perf_counter() - began)
+    for name, label in sorted(without):
+        say(f"{name}: {label} is left out, for the training pictures have no targets")
     found = []
     for job in jobs:
         for plan in job.plans:
-            for seed in seeds:
-                row = store.get(keys[job.recipe.name, plan.label, seed])
-                assert row is not None
-                found.append((job, plan, row))
+            rows = [store.get(keys[job.recipe.name, plan.label, seed]) for seed in seeds]
+            found += [(job, plan, row) for row in rows if row is not None]
     return found
 
 

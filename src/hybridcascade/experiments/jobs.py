@@ -6,10 +6,11 @@ import dataclasses
 import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from hybridcascade.config import DEVICES, TUNES, one_of
-from hybridcascade.errors import SettingsError, UnknownNameError
+from hybridcascade.errors import OutputExistsError, SettingsError, UnknownNameError
 from hybridcascade.experiments.components import FULL, component_changes
 from hybridcascade.experiments.plans import Recipe, RowChanges, RowPlan, parse_seeds, plan_row, read_experiment
 from hybridcascade.experiments.summary import FLOOR, REFERENCE
@@ -22,6 +23,7 @@ __all__ = [
     "ExperimentConfig",
     "Job",
     "ablation_jobs",
+    "check_folder",
     "command_line",
     "comparison_jobs",
     "list_components",
@@ -31,14 +33,22 @@ MARKER, STORE = "experiment.json", "results.jsonl"
 """Files of an experiment's folder: how it was made, and its finished rows."""
 
 Say = Callable[[str], None]
+"""Is told what a person should know, a line at a time."""
 
 
 @dataclass(frozen=True)
 class Job:
-    """The rows of one recipe."""
+    """The rows of one recipe.
+
+    Attributes:
+        recipe: where they meet.
+        plans: the rows, in the order of the table.
+        wished: labels of rows that were added; one that learns from targets is left out of an arena without any.
+    """
 
     recipe: Recipe
     plans: tuple[RowPlan, ...]
+    wished: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -177,10 +187,10 @@ def comparison_jobs(config: CompareConfig, recipes: Sequence[str], say: Say) -> 
         if config.baseline not in names:
             names.insert(0, config.baseline)
             say(f"{recipe.name}: {config.baseline} is added, for it is the baseline")
-        names = _with_references(names, recipe, config.only, say)
-        plans = [plan_row(recipe, name, config.tune) for name in names]
+        added = _references(names, recipe, config.only, say)
+        plans = [plan_row(recipe, name, config.tune) for name in [*names, *added]]
         _tell_full(plans, config.tune, say)
-        jobs.append(Job(recipe, tuple(plans)))
+        jobs.append(Job(recipe, tuple(plans), frozenset(added)))
     command = command_line(
         "compare", {"recipe": recipes, "methods": config.methods, "seeds": config.seeds, "baseline": config.baseline,
                     **_shared_options(config)},
@@ -201,11 +211,11 @@ def ablation_jobs(config: AblateConfig, recipes: Sequence[str], say: Say) -> tup
     """
     jobs = []
     for recipe in _read_all(recipes):
-        plans = [*ablation_plans(recipe, config, say)]
-        for name in _with_references([FULL], recipe, config.only, say)[1:]:
-            plans.append(plan_row(recipe, name, config.tune))
+        plans = ablation_plans(recipe, config, say)
+        added = _references([], recipe, config.only, say)
+        plans += [plan_row(recipe, name, config.tune) for name in added]
         _tell_full(plans, config.tune, say)
-        jobs.append(Job(recipe, tuple(plans)))
+        jobs.append(Job(recipe, tuple(plans), frozenset(added)))
     command = command_line(
         "ablate", {"recipe": recipes, "method": config.method, "components": config.components,
                    "targets": config.targets, "seeds": config.seeds, **_shared_options(config)},
@@ -242,6 +252,19 @@ def list_components(config: AblateConfig, recipes: Sequence[str]) -> dict[str, s
     return found
 
 
+def check_folder(folder: Path) -> None:
+    """Refuse a folder with other things in it. Nothing is changed.
+
+    Raises:
+        OutputExistsError: it holds something that is no comparison.
+    """
+    filled = folder.is_file() or (folder.is_dir() and any(folder.iterdir()))
+    if filled and not any((folder / name).is_file() for name in (MARKER, STORE)):
+        raise OutputExistsError(
+            f"{str(folder)!r} exists and holds no comparison; nothing was changed. Name another folder with --out"
+        )
+
+
 def _with_targets(changes: RowChanges, targets: str | None) -> RowChanges:
     return changes if targets is None or changes.targets else dataclasses.replace(changes, targets=targets)
 
@@ -265,18 +288,13 @@ def _names(text: str | None) -> list[str]:
     return [word.strip() for word in (text or "").split(",") if word.strip()]
 
 
-def _with_references(names: Sequence[str], recipe: Recipe, only: bool, say: Say) -> list[str]:
-    """Add the rows that the shares are measured from and to."""
-    found = list(names)
-    if only:
-        return found
-    if FLOOR not in found:
-        found.append(FLOOR)
-        say(f"{recipe.name}: {FLOOR} is added, for the shares are measured from it")
-    if REFERENCE not in found and getattr(recipe.spec, "targets", None) is not None:
-        found.append(REFERENCE)
-        say(f"{recipe.name}: {REFERENCE} is added, for the label gap is measured to it (--only adds nothing)")
-    return found
+def _references(names: Sequence[str], recipe: Recipe, only: bool, say: Say) -> list[str]:
+    """The rows that the shares are measured from and to, where they are missing."""
+    purposes = {FLOOR: "the shares are measured from it", REFERENCE: "the label gap is measured to it"}
+    added = [] if only else [name for name in purposes if name not in names]
+    for name in added:
+        say(f"{recipe.name}: {name} is added, for {purposes[name]} (--only adds nothing)")
+    return added
 
 
 def _tell_full(plans: Sequence[RowPlan], tune: str, say: Say) -> None:
