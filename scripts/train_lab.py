@@ -110,9 +110,10 @@ def train(model: open_clip.CLIP, images: Tensor, labels: Tensor, captions: Tenso
     mean = copy.deepcopy(model)
     classes = len(captions)
     for epoch in range(args.epochs):
-        losses = []
-        sparse = args.drop > 0 and epoch < 0.88 * args.epochs  # fewer patches are faster; the last epochs see all
-        model.visual.patch_dropout = PatchDropout(args.drop) if sparse else torch.nn.Identity()
+        losses, done = [], epoch / args.epochs
+        # Fewer patches are faster (FLIP, Li et al. 2023); towards the end the model sees more, then all of them.
+        drop = next(share for until, share in ((0.72, args.drop), (0.92, args.drop * 2 / 3), (1, 0.0)) if done < until)
+        model.visual.patch_dropout = PatchDropout(drop) if drop else torch.nn.Identity()
         for rows in torch.randperm(len(images), generator=draw)[: steps_an_epoch * args.batch].split(args.batch):
             warm = min(1.0, (step + 1) / args.warmup)
             for group in optimizer.param_groups:
@@ -151,14 +152,16 @@ def accuracy(model: open_clip.CLIP, images: Tensor, labels: Tensor, captions: Te
     return 100 * float(((torch.cat(parts) @ prototypes.T).argmax(1) == labels).float().mean())
 
 
-def channel_statistics(images: Tensor) -> dict[str, list[float]]:
-    """Mean and spread of each channel after CLIP's normalisation, over all pixels of `[N, 3, S, S]`."""
-    x = (images.float() / 255).flatten(2)
-    mean, var = x.mean((0, 2)), x.var((0, 2))
-    return {
-        "mean": [round(v, 4) for v in ((mean - MEAN.flatten()) / STD.flatten()).tolist()],
-        "std": [round(v, 4) for v in (var.sqrt() / STD.flatten()).tolist()],
+def write_record(images: Tensor, path: Path) -> dict[str, list[float]]:
+    """Write open_clip's config beside the weights, with the moments of the training pictures' colours (0..1)."""
+    x = (images.float() / 255).transpose(0, 1).flatten(1)
+    moments = {
+        "pixel_mean": [round(v, 5) for v in x.mean(1).tolist()],
+        "pixel_std": [round(v, 5) for v in x.std(1).tolist()],
     }
+    config = {"model_cfg": json.loads((NANO / "nano.json").read_text()), "preprocess_cfg": moments}
+    (path.parent / "open_clip_config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    return moments
 
 
 def tokens(classes: list[str], model_name: str = "nano") -> Tensor:
@@ -185,12 +188,12 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--out", type=Path, required=True, help="weights file to write (.safetensors)")
     parser.add_argument("--share", type=float, default=0.7, help="share of the training pictures that is used")
     parser.add_argument("--start", default="nano", help="safetensors to start from, `nano`, or `none`")
-    parser.add_argument("--epochs", type=int, default=24)
+    parser.add_argument("--epochs", type=int, default=40)
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--lr", type=float, default=8e-4)
     parser.add_argument("--wd", type=float, default=0.1)
     parser.add_argument("--warmup", type=int, default=150, help="steps")
-    parser.add_argument("--drop", type=float, default=0.5, help="share of patches left out, first 88%% of the epochs")
+    parser.add_argument("--drop", type=float, default=0.75, help="share of patches left out at first")
     parser.add_argument("--bf16", action=argparse.BooleanOptionalAction, default=True)
     parser.add_argument("--seed", type=int, default=0)
     return parser.parse_args()
@@ -226,7 +229,7 @@ def main() -> None:
             "training pictures": round(accuracy(model, images, labels, captions), 2),
             "test pictures": round(accuracy(model, test_images, test_labels, captions), 2),
         },
-        "channel_statistics": channel_statistics(images),
+        **write_record(images, args.out),
         "open_clip": open_clip.__version__,
         "torch": torch.__version__,
         "sha256": digest,

@@ -1,0 +1,128 @@
+"""Arenas of real pictures, as they are or shifted."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from hybridcascade.backbone.clip import ClipBackbone
+from hybridcascade.backbone.loading import load_backbone
+from hybridcascade.data.shares import take_share
+from hybridcascade.data.shifts import hold_pictures, shift_source
+from hybridcascade.data.sources import PictureSource, open_source
+from hybridcascade.encoded import EncodedTexts, choose_texts, encode_texts
+from hybridcascade.errors import ClassListError, DataError
+from hybridcascade.experiments.arena import Arena
+from hybridcascade.experiments.kinds import ArenaMaker
+from hybridcascade.experiments.picture_kinds import PicturesSpec, ShiftedPicturesSpec
+from hybridcascade.inference import pick_device
+
+__all__ = ["pictures_arena"]
+
+
+def pictures_arena(
+    spec: PicturesSpec, backbone: str = "nano", precision: str = "auto", device: str = "auto"
+) -> ArenaMaker:
+    """Open the pictures, load the model and encode the texts; the result makes the arena of a seed.
+
+    Args:
+        spec: which pictures; a `ShiftedPicturesSpec` shifts those of both splits.
+        backbone: CLIP weights, or the model that `spec.weights` are of.
+        precision: of the frozen weights.
+        device: where to encode the texts and to train.
+
+    Raises:
+        SettingsError: the file of weights is not there.
+        DataError: the pictures cannot be opened, or test pictures have no labels.
+    """
+    file = spec.weights_file()
+    source = open_source(spec.data, classes=spec.classes)
+    if source.classes is None:
+        raise ClassListError(f"{spec.data}: the pictures bring no classes; say them with `classes:` in the arena")
+    classes = tuple(source.classes)
+    train = source.subset(spec.train_split)
+    train = take_share(train, spec.train_from, 1.0) if spec.train_from else train
+    test = _at_most(source.subset(spec.test_split), spec.test_pictures, seed=0)
+    test.targets(classes)  # a picture without a label stops before the weights are loaded
+    clip = load_backbone(backbone if file is None else f"{backbone}@{file}", precision, str(pick_device(device)))
+    texts = {
+        "templates": choose_texts(classes, "zero_shot", "templates", spec.templates),
+        "descriptions": choose_texts(classes, "lafter", "auto", spec.templates, spec.descriptions),
+    }
+    encoded = {kind: encode_texts(clip, rows, None) for kind, rows in texts.items()}
+    clip.drop_text()
+
+    def make(seed: int) -> Arena:
+        return _make(spec, seed, clip, encoded, classes, _at_most(train, spec.train_pictures, seed), test)
+
+    return make
+
+
+def _make(
+    spec: PicturesSpec, seed: int, backbone: ClipBackbone, texts: Mapping[str, EncodedTexts],
+    classes: tuple[str, ...], train: PictureSource, test: PictureSource,
+) -> Arena:  # fmt: skip
+    truth, labels = test.targets(classes), test.labels(classes)
+    shifted = isinstance(spec, ShiftedPicturesSpec)
+    target_test = shift_source(test, spec.shift, spec.severity, seed) if isinstance(spec, ShiftedPicturesSpec) else test
+    source = shift_source(train, spec.shift, spec.severity, seed) if isinstance(spec, ShiftedPicturesSpec) else train
+    targets = _targets(train, classes)
+    return Arena(
+        name=f"{Path(spec.data).name} ({spec.shift})"
+        if isinstance(spec, ShiftedPicturesSpec)
+        else Path(spec.data).name,
+        classes=classes,
+        backbone=backbone,
+        texts=texts,
+        train=hold_pictures(source.unlabeled()),
+        train_targets=targets,
+        test=hold_pictures(target_test.unlabeled()),
+        test_truth=truth,
+        test_labels=labels,
+        clean_test=hold_pictures(test.unlabeled()) if shifted else None,
+        clean_truth=truth if shifted else None,
+        clean_labels=labels if shifted else None,
+        words=_words(spec, train, test),
+        other_targets={} if targets is None else {"labels": targets},
+    )
+
+
+def _at_most(source: PictureSource, count: int | None, seed: int) -> PictureSource:
+    """A draw of `count` pictures, in their order."""
+    if count is None or count >= len(source):
+        return source
+    rows = np.sort(np.random.default_rng((seed, 31)).choice(len(source), count, replace=False))
+    return source.take(rows.tolist())
+
+
+def _targets(source: PictureSource, classes: tuple[str, ...]) -> Tensor | None:
+    """Targets of the training pictures, for the supervised rows, or None where some have no label."""
+    try:
+        return source.targets(classes).to(torch.float32)
+    except DataError:
+        return None
+
+
+def _words(spec: PicturesSpec, train: PictureSource, test: PictureSource) -> str:
+    how = f", shifted: {spec.shift}, severity {spec.severity:g}" if isinstance(spec, ShiftedPicturesSpec) else ""
+    pictures = (
+        f"Pictures of {Path(spec.data).name}{how}: {len(train)} unlabelled training and {len(test)} test pictures."
+    )
+    return f"{pictures} {_model_words(spec)}".rstrip()
+
+
+def _model_words(spec: PicturesSpec) -> str:
+    """What the card beside the weights says of the model, and how to make it again."""
+    file = spec.weights_file()
+    if file is None:
+        return ""
+    try:
+        card = json.loads(file.with_suffix(".json").read_text(encoding="utf-8"))
+        return f"Model: {card['what']}; made by `{card['command']}`."
+    except (OSError, ValueError, KeyError, TypeError):
+        return f"Model: weights of the file {file.name}."

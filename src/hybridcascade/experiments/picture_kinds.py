@@ -1,0 +1,123 @@
+"""The kinds of arena on real pictures: what their `arena:` section may say. Importing it imports no torch."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+from hybridcascade.config import at_least, one_of
+from hybridcascade.errors import SettingsError
+from hybridcascade.experiments.kinds import ArenaKind, register_arena
+
+__all__ = ["SHIFT_NAMES", "PicturesSpec", "ShiftedPicturesSpec"]
+
+SHIFT_NAMES = ("blur", "noise", "fading", "jpeg", "colour_cast", "contrast", "pixelate")
+"""Names of `data.shifts.SHIFTS`, here so that a wrong one is told before torch is loaded; a test holds them equal."""
+
+
+@dataclass(frozen=True)
+class PicturesSpec:
+    """Keys of `kind: pictures`: real pictures with labels or votes, tuned on one split and tested on another."""
+
+    data: str = ""
+    """Folder, zip or manifest with labels or votes of the test pictures."""
+
+    train_split: str = "train"
+    """Split of the unlabelled training pictures."""
+
+    test_split: str = "test"
+    """Split of the test pictures."""
+
+    train_from: float = 0.0
+    """Leave out this share of the training split, by the hash of the picture's id: what a model was trained on."""
+
+    train_pictures: int | None = None
+    """At most so many training pictures, another draw for each seed. Left out: all."""
+
+    test_pictures: int | None = None
+    """At most so many test pictures, the same for each seed. Left out: all."""
+
+    classes: list[str] | None = None
+    """Class names; left out: as the data has them."""
+
+    templates: str | None = None
+    """Sentences for the class names: a set of templates or a file; left out: what fits the classes."""
+
+    descriptions: str | None = None
+    """JSON file {class: [sentence, ...]}; left out: the templates stand in."""
+
+    weights: str | None = None
+    """File of CLIP weights for the recipe's `backbone`, which then names the model alone."""
+
+    def __post_init__(self) -> None:
+        if not self.data:
+            raise SettingsError("arena: say where the pictures are with `data:`")
+        if not 0.0 <= self.train_from < 1.0:
+            raise SettingsError(f"train_from must be 0 or above and below 1, got {self.train_from}")
+        at_least("train_pictures", self.train_pictures, 1)
+        at_least("test_pictures", self.test_pictures, 1)
+        if self.classes is not None and (not isinstance(self.classes, list) or not self.classes):
+            raise SettingsError(f"classes must be a list of class names, got {self.classes!r}")
+
+    def fingerprint(self) -> str:
+        """Return a hash of the data and of the weights, where there is a file of them."""
+        from hybridcascade.data.sources import open_source
+
+        digest = hashlib.sha256(open_source(self.data).fingerprint().encode())
+        for file in (self.weights, self.descriptions):
+            if file is not None:
+                digest.update(_existing(file).read_bytes())
+        return digest.hexdigest()
+
+    def weights_file(self) -> Path | None:
+        """Return the file of weights, or None for the backbone's own.
+
+        Raises:
+            SettingsError: it is not there.
+        """
+        return None if self.weights is None else _existing(self.weights)
+
+
+def _existing(file: str) -> Path:
+    path = Path(file).expanduser()
+    if not path.is_file():
+        raise SettingsError(
+            f"arena: expected a file at {file!r}, found none. The weights of the lab are not shipped; make them with "
+            "python scripts/train_lab.py --data DATA --out FILE"
+        )
+    return path
+
+
+@dataclass(frozen=True)
+class ShiftedPicturesSpec(PicturesSpec):
+    """Keys of `kind: shifted_pictures`: real pictures, worsened in one named way."""
+
+    shift: str = "blur"
+    """How: blur, noise, fading, jpeg, colour_cast, contrast or pixelate."""
+
+    severity: float = 1.0
+    """How much, 0 (not at all) or above."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        one_of("shift", self.shift, SHIFT_NAMES)
+        at_least("severity", self.severity, 0)
+
+
+register_arena(
+    ArenaKind(
+        name="pictures",
+        spec=PicturesSpec,
+        target="hybridcascade.experiments.picture_arena:pictures_arena",
+        summary="real pictures with labels or votes for the test",
+    )
+)
+register_arena(
+    ArenaKind(
+        name="shifted_pictures",
+        spec=ShiftedPicturesSpec,
+        target="hybridcascade.experiments.picture_arena:pictures_arena",
+        summary="real pictures, worsened by a named shift, tested against the same pictures without it",
+    )
+)
