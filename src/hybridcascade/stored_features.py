@@ -44,10 +44,9 @@ def view_features(backbone: ClipBackbone, needs: FeatureNeeds) -> Callable[[Tens
     layout = feature_layout(backbone, needs)
 
     def compute(images: Tensor) -> Tensor:
-        prepared = images if needs.prepare is None else needs.prepare(images)
         rows = [
             layout.pack(backbone.forward_taps(view, needs.taps, patch_mean=needs.patch_mean, patches=needs.patches))
-            for view in mild_views(prepared, needs.views)
+            for view in mild_views(images, needs.views)
         ]
         return torch.stack(rows, dim=1)
 
@@ -129,7 +128,6 @@ def _key(
             "precision": backbone.precision,
             "layout": layout.describe(),
             "views": needs.views,
-            "prepare": needs.prepare_key,
             "plain_view": repr(sorted(plain.items())),
         }
     )

@@ -76,11 +76,15 @@ def test_damaged_files_are_named_and_made_anew(tmp_path, caplog, damage):
 
 def test_too_large_is_told_before_anything_is_computed(tmp_path):
     tower, shape = Tower(), (50_000, 6, 33_536)
-    with pytest.raises(SettingsError, match=r"50000 pictures x 6 views x 33536 numbers x 2 bytes = 20.1 GB, more than") as e:
+    with pytest.raises(
+        SettingsError, match=r"50000 pictures x 6 views x 33536 numbers x 2 bytes = 20.1 GB, more than"
+    ) as e:
         FeatureStore(tmp_path, 8.0).table("k", shape, torch.float16, tower)
     for remedy in ("--feature_gb 22", "--set teacher_views=1", "--tune full", "the 8 GB allowed"):
         assert remedy in str(e.value)
-    with pytest.raises(SettingsError, match=r"more than the 2 GB allowed: take a folder for them \(--feature_cache auto"):
+    with pytest.raises(
+        SettingsError, match=r"more than the 2 GB allowed: take a folder for them \(--feature_cache auto"
+    ):
         FeatureStore(None, 100.0).table("k", shape, torch.float16, tower)
     assert tower.calls == 0
     assert list(tmp_path.iterdir()) == []
@@ -120,8 +124,8 @@ def test_a_pass_that_fails_leaves_nothing(tmp_path):
         store.table("k", SHAPE, torch.float32, breaks).table()
     with pytest.raises(DataError, match=r"not finite in float16, first in row 0; use --precision fp32"):
         store.table("k", SHAPE, torch.float16, infinite).table()
+    rows = [(torch.arange(3), torch.zeros(3, 2, 5))]
     with pytest.raises(DataError, match="got row 3 0 times"):
-        rows = [(torch.arange(3), torch.zeros(3, 2, 5))]
         store.table("k", SHAPE, torch.float32, lambda: rows).table()
     assert list(tmp_path.iterdir()) == []
 

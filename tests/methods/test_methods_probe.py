@@ -108,8 +108,7 @@ def probe(backbone, world, **settings):
 
 def solved(method, plain, targets):
     method.begin_phase("heads", plain, targets)
-    report = method.solve("heads")
-    return report
+    return method.solve("heads")
 
 
 @pytest.mark.parametrize("settings", [{}, {"stages": "all", "pool": "both"}])

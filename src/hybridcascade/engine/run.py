@@ -258,8 +258,7 @@ def _run_phase(
     fit(module, data.batches, folder, file if saved else None, history, **options)
     method.requires_grad_(False)
     method.zero_grad(set_to_none=True)
-    status = "resumed" if saved else "trained"
-    seconds = time.perf_counter() - start
+    status, seconds = "resumed" if saved else "trained", time.perf_counter() - start
     return PhaseRecord(phase, numbers.epochs, module.steps_done, status, seconds, (*history, *new))
 
 
@@ -281,8 +280,8 @@ def _identity(
 ) -> dict[str, Any]:
     """Settings that a resume must share for the run to be the same run; plain values."""
     return {
-        "method": method.name, "phase": phase, "phases": list(order), "seed": seed,
-        "epochs": numbers.epochs, "lr": numbers.lr, "weight_decay": numbers.weight_decay, "schedule": numbers.schedule, "gamma": numbers.gamma,
+        "method": method.name, "phase": phase, "phases": list(order), "seed": seed, "epochs": numbers.epochs,
+        "lr": numbers.lr, "weight_decay": numbers.weight_decay, "schedule": numbers.schedule, "gamma": numbers.gamma,
         "warmup_epochs": numbers.warmup_epochs, "milestones": list(numbers.milestones),
         "accumulate": options["accumulate"], "gradient_clip": options["gradient_clip_val"],
         "unfreezing": [[step.name, step.start, *step.groups] for step in method.unfreezing(phase)],

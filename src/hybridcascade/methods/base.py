@@ -25,7 +25,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -92,17 +92,12 @@ class FeatureNeeds:
         patch_mean: whether it reads the mean patch token of each block.
         patches: whether it reads all patch tokens of each block (P times as much to store).
         views: how many views of `methods.parts.mild_views` it looks at, the picture itself included.
-        prepare: what it does to pictures `[B, 3, H, W]` before the tower sees them, or None. A parameterised one
-            says in `prepare_key` which it is.
-        prepare_key: tells one `prepare` from another; part of the key under which features are kept.
     """
 
     taps: tuple[int, ...] = ()
     patch_mean: bool = False
     patches: bool = False
     views: int = 1
-    prepare: Callable[[Tensor], Tensor] | None = None
-    prepare_key: str = ""
 
 
 class Method(nn.Module, ABC):
@@ -115,6 +110,7 @@ class Method(nn.Module, ABC):
             `"targets"` (`TargetBatch`).
         tunes: ways of tuning it knows: `"full"`, and `"heads"` when it has a `heads` phase.
         solves: phases that `solve` does at once.
+        takes_text_kinds: whether its constructor takes `text_kinds`, the kind of each text.
     """
 
     name: ClassVar[str]
@@ -122,6 +118,7 @@ class Method(nn.Module, ABC):
     needs: ClassVar[str] = "none"
     tunes: ClassVar[tuple[str, ...]] = ("full",)
     solves: ClassVar[tuple[str, ...]] = ()
+    takes_text_kinds: ClassVar[bool] = False
 
     @abstractmethod
     def parameter_groups(self, phase: str) -> tuple[ParameterGroup, ...]:

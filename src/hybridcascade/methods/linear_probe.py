@@ -134,7 +134,8 @@ class LinearProbe(TeacherMethod):
         rows = features[known].to(exact)
         wanted = joint_target(targets[known], self.settings.distribution_share).to(exact)
         wanted = wanted / wanted.sum(dim=1, keepdim=True)
-        strength, scalars = self.settings.regularisation, {}
+        strength: float = self.settings.regularisation
+        scalars: dict[str, float | Tensor] = {}
         if strength == 0:
             names = [name for name, is_known in zip(ids, known.tolist(), strict=True) if is_known]
             strength, scalars = self._choose(rows, wanted, names)
