@@ -38,6 +38,20 @@ def test_the_recipes_own_method_has_its_training_keys_and_others_do_not(recipe: 
     assert (named.label, named.method, named.phases) == ("on_votes", "hybrid_cascade", ours.phases)
 
 
+def test_keys_of_the_arena_are_changed_after_the_name(recipe: Path) -> None:
+    plain, changed = read_experiment(str(recipe)), read_experiment(f"{recipe}@domain=clean,severity=2,votes=3")
+    assert (plain.name, changed.name) == ("tiny", "tiny@domain=clean,severity=2,votes=3")
+    assert changed.spec == dataclasses.replace(plain.spec, domain="clean", severity=2, votes=3)
+    assert changed.arena_values() != plain.arena_values()
+    _, jobs = comparison_jobs(CompareConfig(only=True), [str(recipe), f"{recipe}@votes=3"], silent)
+    assert [job.recipe.spec.votes for job in jobs] == [10, 3]
+    for wrong, words in (("@vots=3", "Did you mean 'votes'"), ("@votes=3,4", "'4'"), ("@votes=0", "votes must be 1")):
+        with pytest.raises(SettingsError, match=words):
+            read_experiment(f"{recipe}{wrong}")
+    with pytest.raises(SettingsError, match="different file names"):
+        comparison_jobs(CompareConfig(), [str(recipe), str(recipe)], silent)
+
+
 def test_changes_are_laid_over_the_row(recipe: Path) -> None:
     read = read_experiment(str(recipe))
     changed = plan_row(read, "hybrid_cascade", changes=RowChanges(settings={"plan": "last"}, view="none"))

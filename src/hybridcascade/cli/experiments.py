@@ -21,7 +21,11 @@ def experiment_parser(name: str, summary: str, examples: str, config: type[Any])
     """Return the parser of a command that runs experiments."""
     made = CommandParser(name, summary, examples, config, experiments=True)
     made.add_argument(
-        "--recipe", nargs="+", default=[], metavar="RECIPE", help="recipes with an `arena:` section (sandbox.yaml, ...)"
+        "--recipe",
+        nargs="+",
+        default=[],
+        metavar="RECIPE",
+        help="recipes with an `arena:` section, such as sandbox.yaml; RECIPE@key=value,key=value changes its arena",
     )
     made.add_argument(
         "--json", nargs="?", const="-", default=None, metavar="FILE",

@@ -274,10 +274,9 @@ def _relabelled(plan: RowPlan, label: str) -> RowPlan:
 
 
 def _read_all(recipes: Sequence[str]) -> list[Recipe]:
-    names = [name for word in recipes for name in word.split(",") if name]
-    if not names:
+    if not recipes:
         raise SettingsError("say what to run: --recipe sandbox.yaml (or a file of your own with an arena: section)")
-    read = [read_experiment(name) for name in names]
+    read = [read_experiment(name) for name in recipes]
     labels = [recipe.name for recipe in read]
     if len(set(labels)) < len(labels):
         raise SettingsError(f"recipes need different file names, for tables tell them apart by these: {labels}")

@@ -17,11 +17,15 @@ import dataclasses
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from hybridcascade.config import TUNES, PhaseSettings, TrainConfig, one_of
 from hybridcascade.errors import SettingsError, UnknownNameError
+from hybridcascade.experiments import catalogue  # noqa: F401  (registers the arenas; imports no torch)
 from hybridcascade.experiments.kinds import ArenaKind, read_arena, spec_values
 from hybridcascade.experiments.store import row_key
 from hybridcascade.methods.registry import METHODS, method_entry
@@ -161,31 +165,47 @@ class RowPlan:
             arena: from `Recipe.arena_values`.
             seed: of the row.
         """
-        from hybridcascade import __version__
-
-        return row_key({"arena": arena, "row": self.values(), "seed": seed, "version": __version__})
+        return row_key({"arena": arena, "row": self.values(), "seed": seed, "version": version("hybridcascade")})
 
 
 def read_experiment(name: str) -> Recipe:
     """Read a recipe for comparisons: a path, or the name of a shipped one.
 
+    `lab.yaml@shift=jpeg,severity=2` is the recipe with these keys of its arena changed, and a recipe of its own.
+
     Raises:
         SettingsError: no such file, unknown keys, no arena, or values that cannot be.
     """
-    path = find_recipe(name)
+    file, changed = _split_name(name)
+    path = find_recipe(file)
     train, extra = split_recipe(read_recipe(path))
-    if "arena" not in extra:
+    arena = extra.get("arena")
+    if arena is None:
         raise SettingsError(f"{path} has no `arena:` section, which says where the methods meet; see sandbox.yaml")
     check_keys(train, (f.name for f in dataclasses.fields(TrainConfig)), str(path))
-    kind, spec = read_arena(extra["arena"], str(path))
+    kind, spec = read_arena({**arena, **changed} if isinstance(arena, Mapping) else arena, name)
     recipe = Recipe(
-        name=path.stem, path=name, kind=kind, spec=spec, train=train,
+        name=path.stem + name.removeprefix(file), path=name, kind=kind, spec=spec, train=train,
         methods=_read_changes(extra.get("methods"), "methods", str(path)),
         components=_read_changes(extra.get("components"), "components", str(path)),
     )  # fmt: skip
     for row in {recipe.method, *recipe.methods}:
         plan_row(recipe, row)
     return recipe
+
+
+def _split_name(name: str) -> tuple[str, dict[str, Any]]:
+    """Part `recipe.yaml@key=value,key=value` into the recipe and what changes of its arena."""
+    file, at, text = name.rpartition("@")
+    if not at or "=" not in text or Path(name).is_file():
+        return name, {}
+    changed = {}
+    for pair in text.split(","):
+        key, equals, value = pair.partition("=")
+        if not key or not equals:
+            raise SettingsError(f"{name}: expected RECIPE@key=value,key=value, found {pair!r}")
+        changed[key] = yaml.safe_load(value)
+    return file, changed
 
 
 def _read_changes(section: Any, name: str, where: str) -> dict[str, RowChanges]:
