@@ -83,6 +83,15 @@ def zero_shot_accuracy(model: open_clip.CLIP, data: SandboxData) -> float:
     return 100 * right / len(data)
 
 
+def pixel_moments(args: argparse.Namespace) -> dict[str, list[float]]:
+    """Mean and standard deviation of each colour of the training pictures, in 0..1, from 10,000 of them."""
+    pixels = make_split("train", min(args.pictures, 10_000), "clean", args.seed).images / 255
+    return {
+        "pixel_mean": pixels.mean(axis=(0, 1, 2)).round(4).tolist(),
+        "pixel_std": pixels.std(axis=(0, 1, 2)).round(4).tolist(),
+    }
+
+
 def export(checkpoint: Path, args: argparse.Namespace) -> dict[str, object]:
     """Store the weights as fp16 safetensors and return the model's card."""
     saved = torch.load(checkpoint, map_location="cpu", weights_only=True)["state_dict"]
@@ -99,6 +108,7 @@ def export(checkpoint: Path, args: argparse.Namespace) -> dict[str, object]:
         "command": "python scripts/train_nano.py " + " ".join(sys.argv[1:]),
         "settings": {k: str(v) for k, v in vars(args).items()},
         "coverage": COVERAGE,
+        **pixel_moments(args),
         "open_clip": open_clip.__version__,
         "torch": torch.__version__,
         "sha256": hashlib.sha256((PACKAGE / "nano.safetensors").read_bytes()).hexdigest(),

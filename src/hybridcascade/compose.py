@@ -248,10 +248,12 @@ def build_method(
         settings: the method's own numbers, complete.
     """
     batch = texts.batch
-    kind: Callable[..., Method] = method_entry(name).load()
-    return kind(
+    kind = method_entry(name).load()
+    extra = {"text_kinds": texts.kinds} if kind.takes_text_kinds else {}
+    make: Callable[..., Method] = kind
+    return make(
         backbone=backbone, text_features=batch.features, text_labels=batch.labels, class_count=class_count,
-        seed=seed, **settings,
+        seed=seed, **extra, **settings,
     )  # fmt: skip
 
 
@@ -272,7 +274,7 @@ def save_parts(folder: Path, parts: TunedParts) -> None:
         "classes": list(parts.classes),
         "seed": parts.seed,
         "backbone": backbone.describe(),
-        "texts": [[t.text, t.label] for t in parts.texts.texts],
+        "texts": [list(t) for t in parts.texts.texts],
     }
     save_model(folder, parts.method.artifact_state() | {_TEXT_FEATURES: parts.texts.features}, description)
 
@@ -292,7 +294,7 @@ def load_parts(path: str | Path) -> TunedParts:
     state, description = load_model(place / "model" if (place / "model").is_dir() else place)
     try:
         features = state.pop(_TEXT_FEATURES)
-        texts = EncodedTexts(tuple(LabeledText(text, label) for text, label in description["texts"]), features)
+        texts = EncodedTexts(tuple(LabeledText(*row) for row in description["texts"]), features)
         classes, seed = tuple(description["classes"]), int(description["seed"])
         settings = dataclasses.asdict(method_settings(description["method"], description["settings"]))
         backbone = ClipBackbone.from_description(description["backbone"])

@@ -33,6 +33,11 @@ class EncodedTexts:
     truncated: int = 0
 
     @property
+    def kinds(self) -> Tensor:
+        """Kind of each text, int64 `[T]`: 0 for class names in templates, 1 for descriptions."""
+        return torch.tensor([int(t.kind == "description") for t in self.texts], dtype=torch.int64)
+
+    @property
     def batch(self) -> TextBatch:
         """The texts as the text phase takes them."""
         return TextBatch(self.features, torch.tensor([t.label for t in self.texts], dtype=torch.int64))

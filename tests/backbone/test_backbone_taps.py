@@ -198,8 +198,9 @@ def test_description_rebuilds_the_tower(load_tiny, pictures, precision):
     assert (rebuilt.mean, rebuilt.std, rebuilt.image_size) == (backbone.mean, backbone.std, 32)
 
 
-def test_state_dict_holds_the_vision_tower_only(tiny):
-    assert all(key.startswith("visual.") for key in tiny.state_dict())
+def test_state_dict_holds_the_vision_tower_and_its_input_map(tiny):
+    others = {key for key in tiny.state_dict() if not key.startswith("visual.")}
+    assert others == {"input_scale", "input_shift"}
 
 
 @pytest.mark.parametrize("broken", [{}, {"format": 99}, {"format": 1, "precision": "fp32"}])

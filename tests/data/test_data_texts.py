@@ -75,14 +75,16 @@ def test_wrong_class_files(file, content, message, tmp_path):
 
 
 def test_text_modes():
-    assert build_texts(NAMES, "names") == [("awe", 0), ("fear", 1), ("polar bear", 2)]
+    names = build_texts(NAMES, "names")
+    assert names == [("awe", 0, "template"), ("fear", 1, "template"), ("polar bear", 2, "template")]
     two = build_texts(NAMES, "templates", ["a {}.", "the {}!"])
-    assert two[:2] == [("a awe.", 0), ("the awe!", 0)]
-    assert two[-1] == ("the polar bear!", 2)
+    assert two[:2] == [("a awe.", 0, "template"), ("the awe!", 0, "template")]
+    assert two[-1] == ("the polar bear!", 2, "template")
     sentences = {"awe": ["wide {} sky"], "fear": ["dark", "cold"], "polar_bear": ["white"]}
     both = build_texts(NAMES, "descriptions", ["a {}."], sentences)
-    assert [text for text, label in both if label == 1] == ["a fear.", "dark", "cold"]
-    assert ("wide {} sky", 0) in both
+    assert [text for text, label, _ in both if label == 1] == ["a fear.", "dark", "cold"]
+    assert ("wide {} sky", 0, "description") in both
+    assert [kind for _, label, kind in both if label == 1] == ["template", "description", "description"]
 
 
 def test_default_templates_fit_the_classes():

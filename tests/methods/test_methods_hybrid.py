@@ -64,7 +64,7 @@ def test_training_starts_at_the_balanced_zero_shot_prediction(settings, deep_bac
     method = hybrid(deep_backbone, deep_world, teacher_views=1, predict_views=1, **settings)
     method.begin_phase("image", deep_world.plain_batches())
     prediction = method(deep_world.plain)
-    epsilon, power = settings.get("sinkhorn_epsilon", 2.0), settings.get("prior_power", 0.0)
+    epsilon, power = settings.get("sinkhorn_epsilon", 1.0), settings.get("prior_power", 0.0)
     zero_shot = zero_shot_logits(deep_backbone, deep_world, deep_world.plain)
     balanced = make_labels(zero_shot, "sinkhorn", epsilon, power)
     own_path = prediction.stage_logits[:, -1]
@@ -86,7 +86,7 @@ def test_training_starts_at_the_balanced_zero_shot_prediction(settings, deep_bac
 
 @pytest.mark.parametrize(
     ("settings", "epsilon"),
-    [({"class_bias": False, "sinkhorn_epsilon": 1.0}, 1.0), ({"class_bias": False}, 2.0), ({"labels": "softmax"}, 2.0)],
+    [({"class_bias": False, "sinkhorn_epsilon": 2.0}, 2.0), ({"class_bias": False}, 1.0), ({"labels": "softmax"}, 1.0)],
 )
 def test_without_balance_training_starts_at_the_zero_shot_logits(settings, epsilon, deep_backbone, deep_world):
     method = hybrid(deep_backbone, deep_world, predict_views=1, fusion_start="last", **settings)
@@ -100,7 +100,7 @@ def test_without_balance_training_starts_at_the_zero_shot_logits(settings, epsil
 def test_teacher_labels_are_keyed_by_row_whatever_the_order(deep_backbone, deep_world):
     method = hybrid(deep_backbone, deep_world, teacher_views=1)
     method.begin_phase("image", deep_world.plain_batches())
-    expected = make_labels(zero_shot_logits(deep_backbone, deep_world, deep_world.plain), epsilon=2.0)
+    expected = make_labels(zero_shot_logits(deep_backbone, deep_world, deep_world.plain), epsilon=1.0)
     torch.testing.assert_close(method.teacher_labels, expected, rtol=1e-3, atol=1e-3)
     torch.testing.assert_close(method.teacher_labels.mean(dim=0), torch.full((4,), 0.25), rtol=1e-3, atol=1e-3)
     shuffled = hybrid(deep_backbone, deep_world, teacher_views=1)
@@ -196,7 +196,7 @@ def test_targets_take_the_place_of_labels(kind, deep_backbone, deep_world):
 
 @pytest.mark.parametrize("teacher", ["live", "ema"])
 def test_live_and_ema_teachers_relabel_each_epoch(teacher, deep_backbone, deep_world):
-    settings = {"teacher_share": 0.25, "ema_decay": 0.5, "heads": "shared", "predict_views": 1}
+    settings = {"teacher_share": 0.25, "ema_decay": 0.5, "heads": "shared", "predict_views": 1, "sinkhorn_epsilon": 2.0}
     method = hybrid(deep_backbone, deep_world, teacher=teacher, **settings)
     plain = deep_world.plain_batches()
     method.begin_phase("image", plain)
@@ -221,12 +221,13 @@ def test_live_and_ema_teachers_relabel_each_epoch(teacher, deep_backbone, deep_w
 def test_text_trained_head_reaches_teacher_and_student_as_set(deep_backbone, deep_world):
     for head_start in ("prototypes", "text"):
         settings = {"head_start": head_start, "teacher_source": "text_head", "labels": "softmax", "teacher_views": 1}
+        settings["sinkhorn_epsilon"] = 1.0
         method = hybrid(deep_backbone, deep_world, **settings)
         with torch.no_grad():
             method.head.weight.mul_(-1)  # as if the text stage had turned it round
         text_head = method.head.weight.detach().clone()
         method.begin_phase("image", deep_world.plain_batches())
-        expected = make_labels(-zero_shot_logits(deep_backbone, deep_world, deep_world.plain), "softmax", epsilon=2.0)
+        expected = make_labels(-zero_shot_logits(deep_backbone, deep_world, deep_world.plain), "softmax", epsilon=1.0)
         torch.testing.assert_close(method.teacher_labels, expected, rtol=1e-3, atol=1e-3)
         start = text_head if head_start == "text" else method.teacher_prototypes
         assert torch.equal(method.head.weight.detach(), start)

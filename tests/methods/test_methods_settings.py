@@ -65,8 +65,8 @@ def test_values_are_checked():
         method_settings("lafter", {"promts": 4})
     with pytest.raises(UnknownNameError, match="Valid: cls, patch, both"):
         method_settings("hybrid_cascade", {"pool": "max"})
-    with pytest.raises(SettingsError, match="sinkhorn_epsilon in \\(0, infinity\\)"):
-        method_settings("hybrid_cascade", {"sinkhorn_epsilon": 0.0})
+    with pytest.raises(SettingsError, match="sinkhorn_epsilon in \\[0, infinity\\)"):
+        method_settings("hybrid_cascade", {"sinkhorn_epsilon": -1.0})
     with pytest.raises(SettingsError, match="prompts to be a int, got '4'"):
         method_settings("hybrid_cascade", {"prompts": "4"})
     with pytest.raises(SettingsError, match="train_head to be a bool"):

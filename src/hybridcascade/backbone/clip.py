@@ -53,9 +53,16 @@ class ClipBackbone(nn.Module):
         weights_hash: SHA-256 (hex) of all weights, text tower included, whatever the precision.
         mean, std: of the preprocessing, a number a colour, pictures in 0..1.
         interpolation, resize_mode: of the preprocessing, open_clip's names.
+        pixel_mean, pixel_std: mean and standard deviation of each colour over the pictures that the weights were
+            trained on, in 0..1, where the weights' record says them, else None.
+        input_scale, input_shift: what `forward_taps` does to each colour of its pictures first, `[3]` each; 1 and 0
+            until somebody aligns the pictures with what the weights expect. Part of a saved model.
         stored_layout: of the stored features that may come in place of pictures, or None when none will; it is
             set by whoever stores them and is part of no saved model.
     """
+
+    input_scale: Tensor
+    input_shift: Tensor
 
     def __init__(
         self,
@@ -73,6 +80,8 @@ class ClipBackbone(nn.Module):
         resize_mode: str,
         text: TextTower | None = None,
         tokenizer: str = "",
+        pixel_mean: Sequence[float] | None = None,
+        pixel_std: Sequence[float] | None = None,
     ) -> None:
         super().__init__()
         tower = check_tower(visual, name)
@@ -91,6 +100,10 @@ class ClipBackbone(nn.Module):
         self.weights_hash = weights_hash
         self.mean, self.std = tuple(mean), tuple(std)
         self.interpolation, self.resize_mode = interpolation, resize_mode
+        self.pixel_mean = None if pixel_mean is None else tuple(pixel_mean)
+        self.pixel_std = None if pixel_std is None else tuple(pixel_std)
+        self.register_buffer("input_scale", torch.ones(3))
+        self.register_buffer("input_shift", torch.zeros(3))
         self.tokenizer_id = tokenizer_id(text.tokenizer) if text is not None else tokenizer
         self.stored_layout: FeatureLayout | None = None
         self._vision_cfg = dict(vision_cfg)
@@ -160,7 +173,7 @@ class ClipBackbone(nn.Module):
         live: tuple[int, ...] = ()
         as_open_clip = prompts is None and not self._tracked(x)
         cls_only = not as_open_clip and self._ends_in_cls((patch_mean or patches) and self.depth in wanted)
-        tokens = tower._embeds(x.to(self.compute_dtype))
+        tokens = tower._embeds(self._aligned(x).to(self.compute_dtype))
         for number, block in enumerate(tower.transformer.resblocks, start=1):
             gated: Sequence[tuple[int, Tensor]] = ()
             if prompts is not None:
@@ -235,6 +248,8 @@ class ClipBackbone(nn.Module):
             "std": list(self.std),
             "interpolation": self.interpolation,
             "resize_mode": self.resize_mode,
+            "pixel_mean": None if self.pixel_mean is None else list(self.pixel_mean),
+            "pixel_std": None if self.pixel_std is None else list(self.pixel_std),
         }
 
     @classmethod
@@ -258,6 +273,20 @@ class ClipBackbone(nn.Module):
             return cls(visual, **plain)
         except (KeyError, TypeError) as error:
             raise BackboneError(f"the backbone description is incomplete or of another kind: {error}") from error
+
+    def _aligned(self, x: Tensor) -> Tensor:
+        scale, shift = self.input_scale.view(3, 1, 1), self.input_shift.view(3, 1, 1)
+        return torch.addcmul(shift, x.float(), scale)
+
+    def expected_pixels(self) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation of each colour that the weights expect, normalised as their input, `[3]` each.
+
+        Without a record they are 0 and 1: CLIP's preprocessing has the moments of its training pictures.
+        """
+        if self.pixel_mean is None or self.pixel_std is None:
+            return torch.zeros(3), torch.ones(3)
+        mean, std = torch.tensor(self.mean), torch.tensor(self.std)
+        return (torch.tensor(self.pixel_mean) - mean) / std, torch.tensor(self.pixel_std) / std
 
     def _check_taps(self, taps: Sequence[int], prompts: VisualPrompts | None) -> frozenset[int]:
         if list(taps) != sorted(set(taps)) or any(not 1 <= tap <= self.depth for tap in taps):

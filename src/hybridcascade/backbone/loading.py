@@ -6,6 +6,7 @@ Every way ends the same: a model config, an activation that follows the weights,
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
 import math
 from collections.abc import Mapping
@@ -93,6 +94,8 @@ def load_backbone(name: str, precision: str = "auto", device: str = "cpu") -> Cl
         std=preprocess.get("std") or OPENAI_DATASET_STD,
         interpolation=preprocess.get("interpolation") or "bicubic",
         resize_mode=preprocess.get("resize_mode") or "shortest",
+        pixel_mean=preprocess.get("pixel_mean"),
+        pixel_std=preprocess.get("pixel_std"),
         text=TextTower(model, _tokenizer(source.config["text_cfg"], source.tokenizer_name)),
     )
     _log.info("loaded backbone %s in %s, weights %s", name, precision, weights_hash[:12])
@@ -137,7 +140,19 @@ def _resolve_nano() -> _Source:
     folder = nano_folder()
     found = read_model_json(folder / "nano.json")
     weights = read_weights(folder / "nano.safetensors")
-    return _Source(found["model_cfg"], weights, "", found.get("preprocess_cfg", {}))
+    return _Source(found["model_cfg"], weights, "", found.get("preprocess_cfg", {}) | _card_pixels(folder))
+
+
+def _card_pixels(folder: Path) -> dict[str, Any]:
+    """Colour moments of the training pictures, from the card beside the weights; none without a card."""
+    card = folder / "nano_card.json"
+    if not card.is_file():
+        return {}
+    try:
+        found = json.loads(card.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise BackboneError(f"cannot read the card {card}: {error}") from error
+    return {key: found.get(key) for key in ("pixel_mean", "pixel_std")}
 
 
 def _resolve_hub(name: str) -> _Source:

@@ -85,6 +85,8 @@ class LabeledText(NamedTuple):
 
     text: str
     label: int
+    kind: str = "template"
+    """`template` (class names in sentences, or alone) or `description`."""
 
 
 def default_templates(classes: Sequence[str]) -> tuple[str, ...]:
@@ -116,7 +118,7 @@ def build_texts(
         TextError: a template without its `{}`, or a class without a description.
 
     >>> build_texts(["polar_bear", "fox"], "names")
-    [LabeledText(text='polar bear', label=0), LabeledText(text='fox', label=1)]
+    [LabeledText(text='polar bear', label=0, kind='template'), LabeledText(text='fox', label=1, kind='template')]
     """
     if mode not in TEXT_MODES:
         raise UnknownNameError("text mode", mode, TEXT_MODES)
@@ -125,9 +127,12 @@ def build_texts(
     sentences = _template_set(classes, templates)
     written = _described(classes, descriptions) if mode == "descriptions" else {}
     return [
-        LabeledText(text, label)
+        row
         for label, name in enumerate(classes)
-        for text in (*(t.replace("{}", spoken(name)) for t in sentences), *written.get(name, ()))
+        for row in (
+            *(LabeledText(t.replace("{}", spoken(name)), label) for t in sentences),
+            *(LabeledText(text, label, "description") for text in written.get(name, ())),
+        )
     ]
 
 

@@ -23,7 +23,6 @@ from hybridcascade.methods.given import given_or_pseudo, needs_teacher
 from hybridcascade.methods.input_alignment import align_input
 from hybridcascade.methods.parts import (
     TeacherMethod,
-    class_prototypes,
     collect_rows,
     layer_norm_names,
     mild_views,
@@ -34,6 +33,7 @@ from hybridcascade.methods.parts import (
 from hybridcascade.methods.settings import method_settings
 from hybridcascade.methods.stages import StageReader, learned_stages, stage_groups
 from hybridcascade.methods.text_head import as_texts, noisy_text_loss
+from hybridcascade.methods.text_prototypes import joint_prototypes, kind_prototypes, matching_temperature
 from hybridcascade.types import ImageBatch, LossReport, Prediction, StagePlan, TextBatch, UnlabeledBatch
 
 if TYPE_CHECKING:
@@ -45,8 +45,10 @@ __all__ = ["HybridCascade"]
 class HybridCascade(TeacherMethod):
     """Label-free tuning on balanced soft labels; CLIP's own path starts at the balanced zero-shot prediction.
 
-    - Heads start at the mean texts and score cosines at CLIP's logit scale over `sinkhorn_epsilon`, the
-      temperature of the labels, with a class bias that starts at Sinkhorn's balance.
+    - The colours of the pictures are aligned with what the weights expect, once, before all else.
+    - Heads start at the mean texts and score cosines at CLIP's logit scale over the temperature of the
+      labels, with a class bias that starts at Sinkhorn's balance. The temperature makes descriptions on
+      average as sure as CLIP is with class names alone.
     - The teacher averages over mild views and labels all training pictures before training, balanced by
       Sinkhorn; `live` and `ema` teachers relabel at each epoch, anchored to the first labels.
     - The last block is a stage of its own on CLIP's own path (`ln_post`, `proj`), untouched at the
@@ -61,6 +63,7 @@ class HybridCascade(TeacherMethod):
         text_labels: class of each text, int64 `[T]`.
         class_count: K.
         seed: of every draw.
+        text_kinds: 0 for a class name in a template, 1 for a description, int64 `[T]`; None for one kind.
         settings: the fields of `HybridCascadeSettings`.
 
     Raises:
@@ -72,7 +75,10 @@ class HybridCascade(TeacherMethod):
     needs: ClassVar[str] = "unlabelled"
     tunes: ClassVar[tuple[str, ...]] = ("full", "heads")
 
+    takes_text_kinds: ClassVar[bool] = True
+
     teacher_prototypes: Tensor
+    teacher_names: Tensor
 
     def __init__(
         self,
@@ -82,15 +88,18 @@ class HybridCascade(TeacherMethod):
         text_labels: Tensor,
         class_count: int,
         seed: int = 0,
+        text_kinds: Tensor | None = None,
         **settings: Any,
     ) -> None:
         super().__init__()
         own = self.settings = method_settings(self.name, settings)
         self.seed = seed
         self.backbone = backbone
-        self.register_buffer("teacher_prototypes", class_prototypes(text_features, text_labels, class_count))
-        # Student and teacher score at one temperature, so that the student starts where its labels are.
-        scale = backbone.logit_scale / own.sinkhorn_epsilon
+        of_kinds = kind_prototypes(text_features, text_labels, class_count, text_kinds)
+        self.register_buffer("teacher_prototypes", joint_prototypes(of_kinds))
+        self.register_buffer("teacher_names", of_kinds[0])
+        self.register_buffer("teacher_temperature", torch.tensor(own.sinkhorn_epsilon or 1.0))
+        scale = backbone.logit_scale / float(self.teacher_temperature)
         self.head = CosineHead(self.teacher_prototypes, scale, own.train_logit_scale, own.class_bias)
         self.prompts = shallow_prompts(backbone, own.prompts, own.prompt_init, seed) if own.prompts else None
         self._build_stages()
@@ -186,7 +195,11 @@ class HybridCascade(TeacherMethod):
                 raise SettingsError(
                     "hybrid_cascade: the image phase needs plain pictures for its teacher, or all targets"
                 )
-            logits = collect_rows(plain, self._frozen_teacher, self.device)
+            features = collect_rows(plain, self._teacher_features, self.device)
+            logits = self._teacher_logits(features)
+            if not self.settings.sinkhorn_epsilon:
+                names = self.backbone.logit_scale * features @ self.teacher_names.T
+                self.teacher_temperature.fill_(matching_temperature(logits, names))
             self._label(logits)
             if self.settings.teacher != "frozen":
                 self.set_teacher("logits", logits)
@@ -197,33 +210,40 @@ class HybridCascade(TeacherMethod):
     def _start_bias(self, logits: Tensor) -> None:
         own = self.settings
         if self.head.bias is not None and own.labels == "sinkhorn":
-            balanced = make_labels(logits, "sinkhorn", own.sinkhorn_epsilon, own.prior_power)
-            self.head.bias.copy_(column_bias(logits, balanced, own.sinkhorn_epsilon))
+            temperature = float(self.teacher_temperature)
+            balanced = make_labels(logits, "sinkhorn", temperature, own.prior_power)
+            self.head.bias.copy_(column_bias(logits, balanced, temperature))
 
     @torch.no_grad()
     def _start_head(self) -> None:
         if self.settings.head_start == "prototypes":
             self.head.weight.copy_(self.teacher_prototypes)
+        # Student and teacher score at one temperature, so that the student starts where its labels are.
+        self.head.log_scale.copy_((self.backbone.logit_scale / self.teacher_temperature).log())
         if self.stage_heads is not None:
             for head in self.stage_heads.heads:
                 head.load_state_dict(self.head.state_dict())
 
-    def _frozen_teacher(self, images: Tensor) -> Tensor:
-        """Logits of plain views `[B, 3, H, W]` before any training on pictures, `[B, K]`."""
+    def _teacher_features(self, images: Tensor) -> Tensor:
+        """Mean unit feature over mild views of `[B, 3, H, W]`, `[B, E]`."""
         views = mild_views(images, self.settings.teacher_views)
-        features = torch.stack([unit(self.backbone.forward_taps(view).image.float()) for view in views]).mean(dim=0)
+        return torch.stack([unit(self.backbone.forward_taps(view).image.float()) for view in views]).mean(dim=0)
+
+    @torch.no_grad()
+    def _teacher_logits(self, features: Tensor) -> Tensor:
+        """Scores before any training on pictures, at CLIP's own scale, `[N, E]` to `[N, K]`."""
         source = self.settings.teacher_source
         zero_shot = self.backbone.logit_scale * features @ self.teacher_prototypes.T
         if source == "zero_shot":
             return zero_shot
-        learned: Tensor = self.head(unit(features)) * self.settings.sinkhorn_epsilon
+        learned: Tensor = self.head(unit(features)) * self.teacher_temperature
         return learned if source == "text_head" else (zero_shot + learned) / 2
 
     def _label(self, logits: Tensor) -> None:
         own = self.settings
         self.set_teacher(
             "labels",
-            make_labels(logits, own.labels, own.sinkhorn_epsilon, own.prior_power, own.label_temperature),
+            make_labels(logits, own.labels, float(self.teacher_temperature), own.prior_power, own.label_temperature),
         )
 
     def begin_epoch(self, phase: str, epoch: int, plain: Iterable[ImageBatch] | None) -> None:
@@ -237,7 +257,7 @@ class HybridCascade(TeacherMethod):
         weights = averaged_weights(self, self._names(phase)) if own.teacher == "ema" else nullcontext()
         with weights:
             # Back to the teacher's temperature, so that both parts of the mixture weigh alike.
-            present = own.sinkhorn_epsilon * collect_rows(plain, lambda images: self(images).logits, self.device)
+            present = self.teacher_temperature * collect_rows(plain, lambda images: self(images).logits, self.device)
         self._label(own.teacher_share * frozen + (1 - own.teacher_share) * present)
 
     def after_step(self, phase: str) -> None:

@@ -13,6 +13,10 @@ __all__ = ["HybridCascadeSettings"]
 class HybridCascadeSettings:
     """Numbers of `hybrid_cascade`; every part can be switched off or exchanged for ablation."""
 
+    input_alignment: float = 1.0
+    """How far the mean and spread of each colour of the training pictures are taken to what the weights expect,
+    0 for not at all. Weaker by itself where few classes are seen, or where the weights' record is silent."""
+
     plan: str | tuple[tuple[int, ...], ...] = "hybrid"
     """Stage plan: a name of `backbone.plans` or the blocks of each stage, counted from 1. The last block
     always is a stage of its own, on CLIP's own path; `last` is that stage alone."""
@@ -29,7 +33,7 @@ class HybridCascadeSettings:
     sigma_per_layer: bool = False
     """Learn a sigma for each block instead of one for each stage."""
 
-    fusion_start: str = "uniform"
+    fusion_start: str = "last"
     """Stage weights at the start: last or uniform."""
 
     fusion_gap: float = 5.0
@@ -89,9 +93,9 @@ class HybridCascadeSettings:
     labels: str = "sinkhorn"
     """How teacher logits become labels: sinkhorn (balanced over the data set), softmax or argmax."""
 
-    sinkhorn_epsilon: float = 2.0
-    """Temperature of CLIP's logits in softmax and sinkhorn labels, and of the student at its start.
-    Descriptions make CLIP surer than it is right: above 1 the distributions are calibrated better."""
+    sinkhorn_epsilon: float = 0.0
+    """Temperature of CLIP's logits in softmax and sinkhorn labels, and of the student at its start. 0 finds it: as
+    sure on average as CLIP is with class names alone. Descriptions make CLIP surer than it is right."""
 
     prior_power: float = 0.0
     """Class shares that Sinkhorn aims at: 0 for equal shares, 1 for the teacher's own."""
@@ -122,15 +126,23 @@ class HybridCascadeSettings:
 
     def __post_init__(self) -> None:
         self._check_choices()
-        for key in ("sigma", "fusion_gap", "sinkhorn_epsilon", "label_temperature"):
+        for key in ("sigma", "fusion_gap", "label_temperature"):
             between(key, getattr(self, key), 0, open_low=True)
         for key in ("fusion_lr_scale", "alignment_lr_scale"):
             between(key, getattr(self, key), 0, open_low=True)
         between("teacher_views", self.teacher_views, 1, 6)
         between("predict_views", self.predict_views, 1, 6)
-        for key in ("prompts", "adapter_rank", "stage_loss", "consistency", "fairness", "noise_std"):
+        for key in (
+            "prompts",
+            "adapter_rank",
+            "sinkhorn_epsilon",
+            "stage_loss",
+            "consistency",
+            "fairness",
+            "noise_std",
+        ):
             between(key, getattr(self, key), 0)
-        for key in ("teacher_share", "prior_power", "distribution_share"):
+        for key in ("input_alignment", "teacher_share", "prior_power", "distribution_share"):
             between(key, getattr(self, key), 0, 1)
         for key in ("label_smoothing", "text_smoothing", "ema_decay"):
             between(key, getattr(self, key), 0, 0.99999)
