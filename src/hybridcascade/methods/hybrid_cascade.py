@@ -79,6 +79,7 @@ class HybridCascade(TeacherMethod):
 
     teacher_prototypes: Tensor
     teacher_names: Tensor
+    teacher_temperature: Tensor
 
     def __init__(
         self,
