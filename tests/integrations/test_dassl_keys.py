@@ -5,9 +5,12 @@ Needs no Dassl: the keys are read from any mapping.
 
 from __future__ import annotations
 
+import re
 import sys
+from pathlib import Path
 
 import pytest
+import yaml
 
 from hybridcascade.errors import SettingsError, UnknownNameError
 from hybridcascade.integrations.keys import NODES, backbone_name, check_nodes, extend_cfg, read_method
@@ -283,3 +286,15 @@ def test_a_missing_dassl_is_explained(missing: str, message: str, monkeypatch: p
     with pytest.raises(ImportError, match=message) as caught:
         __import__("hybridcascade.integrations.dassl")
     assert caught.value.name == missing
+
+
+def test_the_guide_names_every_key_and_its_example_is_accepted():
+    page = (Path(__file__).parents[2] / "docs" / "coming_from.md").read_text(encoding="utf-8")
+    named = re.findall(r"`([A-Z_.]+)`", page)
+    shown = {name.rpartition(".")[2] for name in named}
+    assert [f"{node}.{key}" for node, keys in NODES.items() for key in keys if key not in shown] == []
+    block = re.search(r"```yaml\n# hybrid.yaml\n(.*?)```", page, re.DOTALL)
+    example = yaml.safe_load(block[1])
+    choice = read_method(example["TRAINER"]["NAME"], example, 12)
+    assert choice.given["plan"] == ((5, 6, 7), (8, 9), (10, 11, 12))
+    assert backbone_name(example["MODEL"]["BACKBONE"]["NAME"]) == "ViT-B-32/openai"

@@ -262,6 +262,34 @@ def test_progressive_training_moves_only_what_its_schedule_says(make_cfg):
     assert moved & everything <= allowed
 
 
+@pytest.mark.usefixtures("tiny")
+def test_keys_of_texts_views_and_precision_do_what_they_say(make_cfg):
+    usual = build_trainer(make_cfg("LaFTer"))
+    other = build_trainer(
+        make_cfg("LaFTer", LABEL_FREE__TEXT_MODE="templates", LABEL_FREE__TEMPLATES="general", LABEL_FREE__VIEW="none",
+                 LABEL_FREE__PRECISION="fp32", OPTIM__NAME="sgd")
+    )  # fmt: skip
+    assert [text.text for text in usual.texts.texts] == list(EMOTIONS)
+    assert f"a photo of {EMOTIONS[0]}." in [text.text for text in other.texts.texts]
+    batch = next(iter(other.train_loader_x))
+    assert torch.equal(batch["img"], batch["img2"])
+    assert {p.dtype for p in other.model.backbone.parameters()} == {torch.float32}
+    assert isinstance(other.optim, torch.optim.SGD)
+    assert isinstance(usual.optim, torch.optim.AdamW)
+
+
+def test_a_warm_up_works_on_current_torch():
+    optim = get_cfg_default().OPTIM
+    optim.merge_from_list(
+        ["LR", 0.1, "MAX_EPOCH", 6, "LR_SCHEDULER", "multi_step", "STEPSIZE", (2,), "WARMUP_EPOCH", 2]
+    )
+    linear = [0.1 * epoch_factor(epoch, optim) for epoch in range(6)]
+    assert linear == pytest.approx([1e-5, 0.05, 0.1, 0.1, 0.01, 0.01]), "recounted: the step falls 2 epochs later"
+    optim.merge_from_list(["WARMUP_TYPE", "constant", "WARMUP_CONS_LR", 0.02, "WARMUP_RECOUNT", False])
+    constant = [0.1 * epoch_factor(epoch, optim) for epoch in range(6)]
+    assert constant == pytest.approx([0.02, 0.02, 0.01, 0.01, 0.01, 0.01])
+
+
 REFUSED = {
     "best_val": ({"TEST__FINAL_MODEL": "best_val"}, r"TEST.FINAL_MODEL: expected last_step"),
     "two transforms": ({"DATALOADER__K_TRANSFORMS": 2}, r"K_TRANSFORMS: expected 1"),
