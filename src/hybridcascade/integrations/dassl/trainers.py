@@ -137,6 +137,7 @@ class LabelFreeTrainer(TrainerX):  # type: ignore[misc]  # Dassl has no types
         if self._check is None or self._unfreezing.changes_at(self.epoch):
             self._check = TrainedSetCheck(self.model, _PHASE, self._unfreezing.parameters(self.epoch))
             self._unfreezing.open(self.epoch)
+            self.model.groups_opened(_PHASE, self._unfreezing.groups(self.epoch))
         self.model.begin_epoch(_PHASE, self.epoch, self.plain_pictures)
 
     def parse_batch_train(self, batch: Mapping[str, Any]) -> UnlabeledBatch:
