@@ -14,7 +14,7 @@ import pytest
 
 HEAVY = ("torch", "torchvision", "open_clip", "lightning", "pandas", "matplotlib", "torchmetrics", "PIL", "pyarrow")
 
-COMMANDS = ("demo", "train", "evaluate", "predict", "compare", "ablate", "info", "doctor")
+COMMANDS = ("demo", "train", "evaluate", "predict", "compare", "ablate", "info", "convert", "doctor")
 DATA = ["--data", "photos", "--classes", "a,b"]
 ARENA = ["--recipe", "sandbox.yaml", "--out", "no/such"]
 LINES: dict[str, list[str]] = {
@@ -56,6 +56,8 @@ LINES: dict[str, list[str]] = {
     "wrong component": ["ablate", *ARENA, "--components", "plan_first"],
     "compare into a full folder": ["compare", *ARENA[:2], "--out", "FULL"],
     "components": ["ablate", "--recipe", "sandbox.yaml", "--list"],
+    "convert nothing": ["convert", "no/such.yaml"],
+    "convert split and flags": ["convert", "split.json", "--flags", "--lr 1"],
     "info": ["info"],
     "info json": ["info", "methods", "--json"],
     "info method": ["info", "hybrid_cascade"],
@@ -145,6 +147,8 @@ def test_first_help_names_every_command(answers: dict) -> None:
         ("wrong recipe", ["'vit_b23.yaml'", "Did you mean 'vit_b32.yaml'"]),
         ("recipe with a wrong key", ["wrong.yaml", "'epoch'", "Did you mean 'epochs'"]),
         ("no experiment recipe", ["--recipe", "sandbox.yaml"]),
+        ("convert nothing", ["no/such.yaml", "expected a YAML file"]),
+        ("convert split and flags", ["converted alone"]),
         ("recipe without an arena", ["vit_b32.yaml", "arena:", "sandbox.yaml"]),
         ("wrong compared method", ["'hybrid_cascad'", "Did you mean 'hybrid_cascade'"]),
         ("wrong baseline", ["'zeroshot'", "Did you mean 'zero_shot'"]),
