@@ -45,7 +45,7 @@ def timeless(table: str) -> list[list[str]]:
 def test_killed_and_started_again(
     recipe: Path, tmp_path: Path, offline_nano: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    words = ["compare", "--recipe", str(recipe), "--methods", "text_only,hybrid_cascade", "--seeds", "2"]
+    words = ["compare", "--recipe", str(recipe), "--methods", "text_only,lafter", "--seeds", "2"]
     words += ["--device", "cpu", "--markdown"]
     calm, disturbed = tmp_path / "calm", tmp_path / "disturbed"
     assert main([*words, "--out", str(calm), "--json", str(tmp_path / "calm.json")]) == 0

@@ -5,6 +5,7 @@ Rows that the store has are not run again, so a comparison that was killed goes 
 
 from __future__ import annotations
 
+import functools
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -164,8 +165,9 @@ def compared_row(job: Job, plan: RowPlan, row: Mapping[str, Any]) -> ComparedRow
     return ComparedRow(job.recipe.name, own, row.get("clean_metrics"), row.get("words", ""))
 
 
+@functools.cache
 def _code() -> str | None:
-    """Commit of the code that runs, marked when files differ from it."""
+    """Commit of the code that runs, marked when files differed from it as it was loaded."""
     state = git_state(Path(__file__).resolve())
     return None if state is None else state["commit"] + ("+changes" if state["dirty"] else "")
 

@@ -303,7 +303,8 @@ def _tell_full(plans: Sequence[RowPlan], tune: str, say: Say) -> None:
 
 
 def _shared_options(config: CompareConfig | AblateConfig) -> dict[str, Any]:
-    return {"tune": None if config.tune == "full" else config.tune, "only": config.only, "out": config.out}
+    tune = None if config.tune == "full" else config.tune
+    return {"tune": tune, "only": config.only, "out": config.out, "store": config.store}
 
 
 def _experiment(config: CompareConfig | AblateConfig, baseline: str, command: str) -> ExperimentConfig:
