@@ -121,12 +121,11 @@ def test_shots_are_k_a_class_and_stable():
     assert choose_shots(("a", "b", "c"), (0, -1, 0), 5, 0) == [0, 2]
 
 
-def test_a_class_with_fewer_pictures_gives_all_it_has_and_says_so(caplog: pytest.LogCaptureFixture):
+def test_a_class_with_fewer_pictures_gives_all_it_has_and_says_so():
     source = source_of([Sample("a.png", 0), *(Sample(f"{i}.png", 1) for i in range(5))])
     made = make_targets(source, CLASSES, shots=2)
     assert made.counts() == {"votes": 0, "label": 3, "none": 3}
     assert made.remarks == ("fewer than 2 pictures to learn from: awe 1, joy 0",)
-    assert "awe 1, joy 0" in caplog.text
     assert made.distribution[~made.known].abs().sum() == 0
 
 

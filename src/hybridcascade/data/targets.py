@@ -214,5 +214,5 @@ def _chosen(
     if not few:
         return kept
     remark = f"fewer than {shots} pictures to learn from: " + ", ".join(f"{n} {c}" for n, c in few.items())
-    log.warning("%s: %s", source.name, remark)
+    log.info("%s: %s", source.name, remark)  # the caller tells the remarks
     return replace(kept, remarks=(remark,))

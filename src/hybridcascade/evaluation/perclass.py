@@ -125,7 +125,16 @@ class PerClass:
 
     def table(self) -> Table:
         """Lay out precision, recall, F1 and shares, a row a class; figures in percent."""
-        header = ("class", "pictures", "predicted", "precision %", "recall %", "F1 %", "true share %", "predicted %")
+        header = (
+            "class",
+            "pictures",
+            "predicted",
+            "precision %",
+            "recall %",
+            "F1 %",
+            "true share %",
+            "predicted share %",
+        )
         rows = tuple(
             (name, str(n), str(m), _percent(p), _percent(r), _percent(f), _percent(t), _percent(q))
             for name, n, m, p, r, f, t, q in (tuple(record.values()) for record in self.records())
