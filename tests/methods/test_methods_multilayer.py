@@ -268,7 +268,8 @@ def test_without_progressive_everything_moves_from_the_start(deep_backbone, deep
     assert moved(train(method, deep_world, epochs=1)) == [method.trainable_names("image")]
 
 
-@pytest.mark.parametrize("stop", [3, 5, 9])  # 2 steps an epoch: with segment 3, segment 2, everything
+# 2 steps an epoch: in the epochs of segment 2, of segment 3 and of everything
+@pytest.mark.parametrize("stop", [5, *(pytest.param(step, marks=pytest.mark.slow) for step in (3, 9))])
 def test_a_resume_in_the_middle_is_bit_equal_and_the_saved_model_is_the_same(
     stop, tmp_path, make_deep_backbone, deep_world
 ):
