@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from hybridcascade.experiments.jobs import AblateConfig, CompareConfig, ablation
 from hybridcascade.experiments.kinds import ARENAS, ArenaKind, SandboxSpec, read_arena, register_arena
 from hybridcascade.experiments.plans import RowChanges, parse_seeds, plan_row, read_experiment
 from hybridcascade.methods.settings import SETTINGS, default_phases, default_view, method_settings
+from hybridcascade.recipes import shipped_recipes
 
 
 def silent(_: str) -> None:
@@ -200,3 +202,24 @@ def test_a_kind_of_arena_is_registered_once_and_rightly() -> None:
     for section in (None, {"train_pictures": 3}, {"kind": "sandbox", "classes_present": "awe"}):
         with pytest.raises(SettingsError):
             read_arena(section)
+
+
+def test_the_recipe_in_the_documentation_is_one(tmp_path: Path) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "compare.md").read_text(encoding="utf-8")
+    (block,) = re.findall(r"```yaml\n(.*?)```", page, flags=re.DOTALL)
+    path = tmp_path / "documented.yaml"
+    path.write_text(block)
+    read = read_experiment(str(path))
+    assert (read.spec.imbalance, read.spec.classes_present) == (10, ["awe", "fear"])
+    assert plan_row(read, "ours_on_votes").targets == "votes"
+    assert list(read.components) == ["wide"]
+
+
+def test_shipped_recipes_with_an_arena_can_be_compared() -> None:
+    shipped = {name: path for name, path in shipped_recipes().items() if "\narena:" in path.read_text(encoding="utf-8")}
+    assert "sandbox.yaml" in shipped
+    _, jobs = comparison_jobs(CompareConfig(), ["sandbox.yaml"], silent)
+    labels = [plan.label for plan in jobs[0].plans]
+    assert {"zero_shot", "text_only", "lafter", "hybrid_cascade_seed", "hybrid_cascade", "linear_probe"} <= set(labels)
+    lafter = next(plan for plan in jobs[0].plans if plan.label == "lafter")
+    assert method_settings("lafter", lafter.settings).preset == "faithful"
