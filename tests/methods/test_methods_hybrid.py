@@ -1,10 +1,13 @@
+from dataclasses import replace
+
 import pytest
 import torch
 from torch.nn import functional
 
 from hybridcascade.cascade.losses import joint_loss, soft_cross_entropy, stage_consistency
 from hybridcascade.errors import DataError, SettingsError, TextError
-from hybridcascade.labelling.soft import make_labels
+from hybridcascade.labelling.sinkhorn import sinkhorn
+from hybridcascade.labelling.soft import make_labels, refine
 from hybridcascade.methods.hybrid_cascade import HybridCascade
 from hybridcascade.methods.hybrid_cascade_seed import HybridCascadeSeed
 from hybridcascade.methods.parts import class_prototypes, collect_rows, mild_views, seeded_generator
@@ -286,3 +289,90 @@ def test_generators_differ_by_key_and_repeat():
     assert not torch.equal(draw(0, "text", 1), draw(0, "text", 2))
     assert not torch.equal(draw(0, "text", 1), draw(1, "text", 1))
     assert not torch.equal(draw(0, "head"), draw(0, "prompts"))
+
+
+def teacher_parts(backbone, world):
+    """Zero-shot logits, unit features and class vectors of the world, one view."""
+    features = functional.normalize(backbone.encode_image(world.plain).float(), dim=-1)
+    prototypes = class_prototypes(world.texts.features, world.texts.labels, 4)
+    return zero_shot_logits(backbone, world, world.plain), features, prototypes
+
+
+@pytest.mark.parametrize("teacher", ["frozen", "live"])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"labels": "topk", "top_share": 0.7},
+        {"labels": "prototype"},
+        {"labels": "anchored_mixture"},
+        {"prior": "estimated"},
+        {"labels": "softmax", "neighbours": 3, "neighbour_share": 0.7},
+    ],
+)
+def test_label_kinds_reach_the_student(settings, teacher, deep_backbone, deep_world):
+    numbers = {"teacher_views": 1, "predict_views": 1, "sinkhorn_epsilon": 2.0, "input_alignment": 0.0}
+    method = hybrid(deep_backbone, deep_world, teacher=teacher, teacher_share=0.25, **numbers, **settings)
+    plain = deep_world.plain_batches()
+    method.begin_phase("image", plain)
+    logits, features, prototypes = teacher_parts(deep_backbone, deep_world)
+    arguments = {"kind": settings.get("labels", "sinkhorn"), "epsilon": 2.0, "scale": deep_backbone.logit_scale}
+    arguments |= {k: v for k, v in settings.items() if k not in ("labels", "top_share")}
+    expected = refine(logits, features, prototypes, per_class=0.7, **arguments)
+    torch.testing.assert_close(method.teacher_labels, expected.labels, rtol=1e-3, atol=1e-3)
+    rows = [2, 5, 8, 11]
+    batch = deep_world.unlabeled(rows)
+    prediction = method(batch.strong)
+    fit = -(expected.labels[rows] * prediction.logits.log_softmax(dim=1)).sum(dim=1)
+    mean = (fit * expected.weights[rows]).sum() / expected.weights[rows].sum()
+    stages = -(expected.labels[rows, None] * prediction.stage_logits[:, :-1].log_softmax(dim=2)).sum(dim=2)
+    stage_mean = (stages * expected.weights[rows, None]).sum() / expected.weights[rows].sum() / stages.shape[1]
+    report = method.training_loss("image", batch, 0)
+    torch.testing.assert_close(report.scalars["fit"], mean.detach(), rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(report.scalars["stage_fit"], stage_mean.detach(), rtol=1e-3, atol=1e-3)
+    method.begin_epoch("image", 1, plain)
+    if teacher == "frozen":
+        torch.testing.assert_close(method.teacher_labels, expected.labels, rtol=1e-3, atol=1e-3)
+        return
+    mixed = 0.25 * logits + 0.75 * 2 * method(deep_world.plain).logits
+    again = refine(mixed.detach(), features, prototypes, per_class=0.7, **arguments)
+    torch.testing.assert_close(method.teacher_labels, again.labels, rtol=1e-3, atol=2e-3)
+
+
+def test_known_targets_weigh_one_whatever_the_labels_weigh(deep_backbone, deep_world):
+    method = hybrid(deep_backbone, deep_world, labels="topk", top_share=0.4)
+    method.begin_phase("image", deep_world.plain_batches())
+    left_out = (method.teacher_weights == 0).nonzero().flatten().tolist()[:2]
+    assert method._trust(deep_world.unlabeled(left_out)).tolist() == [0, 0]
+    assert method._trust(deep_world.with_targets(left_out)).tolist() == [1, 1]
+    partly = replace(deep_world.with_targets(left_out), known=torch.tensor([True, False]))
+    assert method._trust(partly).tolist() == [1, 0]
+
+
+def test_agreement_weighs_the_stages_and_is_saved(deep_backbone, deep_world):
+    method = hybrid(deep_backbone, deep_world, fusion="agreement", predict_views=1)
+    assert not any(name.startswith("fusion") for name in method.trainable_names("image"))
+    plain = deep_world.plain_batches()
+    method.begin_phase("image", plain)
+    torch.testing.assert_close(method.fusion.weights(), torch.full((4,), 0.25))
+    method.begin_epoch("image", 0, plain)
+    stages = method(deep_world.plain).stage_logits.detach().softmax(dim=2)
+    weights = [1.0] * 4
+    for _ in range(10):
+        scores = sum(w * stages[:, s] for s, w in enumerate(weights))
+        labels = sinkhorn(scores, 0.1)
+        weights = [2 * float((labels * stages[:, s]).sum(dim=1).mean()) for s in range(4)]
+    expected = torch.tensor(weights) / sum(weights)
+    torch.testing.assert_close(method.fusion.weights(), expected, rtol=1e-3, atol=1e-4)
+    assert (expected - 0.25).abs().max() > 0.01, "the stages agree alike; nothing is tested"
+    again = hybrid(deep_backbone, deep_world, fusion="agreement", predict_views=1)
+    again.load_artifact_state(method.artifact_state())
+    assert torch.equal(again(deep_world.plain).logits, method(deep_world.plain).logits)
+    with pytest.raises(SettingsError, match="agreement needs plain pictures"):
+        method.begin_epoch("image", 1, None)
+
+
+@pytest.mark.parametrize("fusion", ["uniform", "last"])
+def test_fixed_fusions(fusion, deep_backbone, deep_world):
+    prediction = hybrid(deep_backbone, deep_world, fusion=fusion, predict_views=1)(deep_world.plain)
+    expected = prediction.stage_logits[:, -1] if fusion == "last" else prediction.stage_logits.mean(dim=1)
+    torch.testing.assert_close(prediction.logits, expected)

@@ -11,12 +11,12 @@ from torch import Tensor, nn
 
 from hybridcascade.backbone.plans import stage_plan
 from hybridcascade.backbone.stored import is_stored
-from hybridcascade.cascade.fusion import StageFusion
+from hybridcascade.cascade.fusion import StageFusion, agreement_weights
 from hybridcascade.cascade.heads import CosineHead, ResidualAdapter, StageHeads, unit
 from hybridcascade.cascade.losses import fairness, smooth_target, soft_cross_entropy, stage_consistency
 from hybridcascade.errors import SettingsError
-from hybridcascade.labelling.sinkhorn import column_bias
-from hybridcascade.labelling.soft import make_labels
+from hybridcascade.labelling.sinkhorn import column_bias, sinkhorn
+from hybridcascade.labelling.soft import refine
 from hybridcascade.methods.base import FeatureNeeds, ParameterGroup
 from hybridcascade.methods.ema import averaged_weights, start_average, update_average
 from hybridcascade.methods.given import given_or_pseudo, needs_teacher
@@ -34,12 +34,14 @@ from hybridcascade.methods.settings import method_settings
 from hybridcascade.methods.stages import StageReader, learned_stages, stage_groups
 from hybridcascade.methods.text_head import as_texts, noisy_text_loss
 from hybridcascade.methods.text_prototypes import joint_prototypes, kind_prototypes, matching_temperature
-from hybridcascade.types import ImageBatch, LossReport, Prediction, StagePlan, TextBatch, UnlabeledBatch
+from hybridcascade.types import ImageBatch, LossReport, Prediction, StagePlan, TargetBatch, TextBatch, UnlabeledBatch
 
 if TYPE_CHECKING:
     from hybridcascade.backbone.clip import ClipBackbone
 
 __all__ = ["HybridCascade"]
+
+_AGREEMENT_EPSILON = 0.1  # of the stages' joint assignment: near a balanced first maximum
 
 
 class HybridCascade(TeacherMethod):
@@ -123,7 +125,7 @@ class HybridCascade(TeacherMethod):
             if sizes
             else None
         )
-        self.fusion = StageFusion(len(sizes) + 1, own.fusion_start, own.fusion_gap)
+        self.fusion = StageFusion(len(sizes) + 1, own.fusion_start, own.fusion_gap, own.fusion)
         self.stage_heads = StageHeads(self.head, len(sizes) + 1) if own.heads == "per_stage" else None
 
     def parameter_groups(self, phase: str) -> tuple[ParameterGroup, ...]:
@@ -201,9 +203,11 @@ class HybridCascade(TeacherMethod):
             if not self.settings.sinkhorn_epsilon:
                 names = self.backbone.logit_scale * features @ self.teacher_names.T
                 self.teacher_temperature.fill_(matching_temperature(logits, names))
-            self._label(logits)
+            self._label(logits, features)
             if self.settings.teacher != "frozen":
                 self.set_teacher("logits", logits)
+                if self._labels_read_features():
+                    self.set_teacher("features", features)
             self._start_bias(logits)
         self._start_head()
 
@@ -212,7 +216,7 @@ class HybridCascade(TeacherMethod):
         own = self.settings
         if self.head.bias is not None and own.labels == "sinkhorn":
             temperature = float(self.teacher_temperature)
-            balanced = make_labels(logits, "sinkhorn", temperature, own.prior_power)
+            balanced = sinkhorn(logits.float(), temperature, self.get_buffer("teacher_prior"))
             self.head.bias.copy_(column_bias(logits, balanced, temperature))
 
     @torch.no_grad()
@@ -240,15 +244,38 @@ class HybridCascade(TeacherMethod):
         learned: Tensor = self.head(unit(features)) * self.teacher_temperature
         return learned if source == "text_head" else (zero_shot + learned) / 2
 
-    def _label(self, logits: Tensor) -> None:
+    def _labels_read_features(self) -> bool:
         own = self.settings
-        self.set_teacher(
-            "labels",
-            make_labels(logits, own.labels, float(self.teacher_temperature), own.prior_power, own.label_temperature),
+        return bool(own.neighbours) or own.prior == "estimated" or own.labels in ("prototype", "anchored_mixture")
+
+    def _label(self, logits: Tensor, features: Tensor | None) -> None:
+        own = self.settings
+        found = refine(
+            logits,
+            features,
+            self.teacher_prototypes,
+            kind=own.labels,
+            epsilon=float(self.teacher_temperature),
+            prior=own.prior,
+            prior_power=own.prior_power,
+            temperature=own.label_temperature,
+            neighbours=own.neighbours,
+            neighbour_share=own.neighbour_share,
+            per_class=own.top_share,
+            scale=self.backbone.logit_scale,
         )
+        self.set_teacher("labels", found.labels)
+        self.set_teacher("prior", found.prior)
+        if own.labels in ("topk", "prototype"):  # the other kinds trust all pictures alike
+            self.set_teacher("weights", found.weights)
 
     def begin_epoch(self, phase: str, epoch: int, plain: Iterable[ImageBatch] | None) -> None:
-        """Live and ema teachers: relabel with the model as it is, anchored to the frozen teacher."""
+        """Live and ema teachers: relabel with the model as it is, anchored to the frozen teacher.
+
+        With `fusion=agreement` the stages are weighed first.
+        """
+        if phase != "text" and self.settings.fusion == "agreement":
+            self._weigh_stages(plain)
         frozen = self._buffers.get("teacher_logits")
         if phase == "text" or epoch == 0 or frozen is None:
             return
@@ -259,7 +286,17 @@ class HybridCascade(TeacherMethod):
         with weights:
             # Back to the teacher's temperature, so that both parts of the mixture weigh alike.
             present = self.teacher_temperature * collect_rows(plain, lambda images: self(images).logits, self.device)
-        self._label(own.teacher_share * frozen + (1 - own.teacher_share) * present)
+        mixed = own.teacher_share * frozen + (1 - own.teacher_share) * present
+        self._label(mixed, self._buffers.get("teacher_features"))
+
+    def _weigh_stages(self, plain: Iterable[ImageBatch] | None) -> None:
+        if plain is None:
+            raise SettingsError("hybrid_cascade: fusion=agreement needs plain pictures at each epoch")
+        stages = collect_rows(plain, lambda images: self(images).stage_logits.softmax(dim=-1), self.device)
+        shares = self._buffers.get("teacher_prior")
+        shares = stages.mean(dim=(0, 1)) if shares is None else shares
+        weights = agreement_weights(stages, lambda scores: sinkhorn(scores, _AGREEMENT_EPSILON, shares))
+        self.fusion.set_weights(weights)
 
     def after_step(self, phase: str) -> None:
         """Move the ema teacher."""
@@ -285,11 +322,13 @@ class HybridCascade(TeacherMethod):
             raise TypeError("the image phase expects pictures, got a TextBatch")
         prediction = self(batch.strong)
         target = self._target(batch)
-        terms = {"fit": soft_cross_entropy(prediction.logits, target)}
+        trust = self._trust(batch)
+        terms = {"fit": soft_cross_entropy(prediction.logits, target, weight=trust)}
         shallow = prediction.stage_logits[:, :-1]
         if shallow.shape[1]:
             repeated = target.repeat_interleave(shallow.shape[1], dim=0)
-            terms["stage_fit"] = own.stage_loss * soft_cross_entropy(shallow.flatten(0, 1), repeated)
+            trusts = None if trust is None else trust.repeat_interleave(shallow.shape[1])
+            terms["stage_fit"] = own.stage_loss * soft_cross_entropy(shallow.flatten(0, 1), repeated, weight=trusts)
             consistency = stage_consistency(prediction.stage_logits, detach_teacher=True)
             terms["consistency"] = own.consistency * consistency
         if own.fairness:
@@ -303,6 +342,16 @@ class HybridCascade(TeacherMethod):
             return smooth_target(self.teacher_rows("labels", batch.index), self.settings.label_smoothing)
 
         return given_or_pseudo(batch, self.settings.distribution_share, pseudo)
+
+    def _trust(self, batch: UnlabeledBatch) -> Tensor | None:
+        """Weight of each picture in the fit, `[B]`: of its label, 1 where a target is known; None for equal ones."""
+        weights = self._buffers.get("teacher_weights")
+        if weights is None:
+            return None
+        chosen = weights[batch.index]
+        if not isinstance(batch, TargetBatch):
+            return chosen
+        return torch.ones_like(chosen) if batch.known is None else torch.where(batch.known, 1.0, chosen)
 
     def forward(self, images: Tensor) -> Prediction:
         """Predict pictures `[B, 3, H, W]`: stages, cosine heads, fusion; in evaluation the mean over views."""

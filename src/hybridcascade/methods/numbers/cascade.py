@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from hybridcascade.errors import SettingsError
 from hybridcascade.methods.numbers.base import AGGREGATIONS, POOLS, PROMPT_INITS, between, choice
 
 __all__ = ["HybridCascadeSettings"]
@@ -33,8 +34,12 @@ class HybridCascadeSettings:
     sigma_per_layer: bool = False
     """Learn a sigma for each block instead of one for each stage."""
 
+    fusion: str = "learned"
+    """Stage weights: learned, or fixed to uniform (the mean) or last (CLIP's own path alone), or agreement: at each
+    epoch anew from how well each stage agrees with the balanced labels of all together."""
+
     fusion_start: str = "last"
-    """Stage weights at the start: last or uniform."""
+    """For fusion=learned: stage weights at the start, last or uniform."""
 
     fusion_gap: float = 5.0
     """For fusion_start=last: the last stage's weight is exp(gap) times another's at the start."""
@@ -91,14 +96,27 @@ class HybridCascadeSettings:
     """For ema: share of the old average that a step keeps."""
 
     labels: str = "sinkhorn"
-    """How teacher logits become labels: sinkhorn (balanced over the data set), softmax or argmax."""
+    """How teacher logits become labels: sinkhorn (balanced over the data set), softmax, argmax, topk (the surest of
+    each class), prototype (texts and pictures vote) or anchored_mixture (Gaussians held by the texts)."""
+
+    prior: str = "uniform"
+    """Class shares that Sinkhorn aims at: uniform, or estimated from the pictures, for classes rare or missing."""
+
+    neighbours: int = 0
+    """Smooth the teacher over so many nearest pictures before it labels; 0 for not at all."""
+
+    neighbour_share: float = 0.5
+    """Part of the neighbours in a smoothed prediction."""
+
+    top_share: float = 0.2
+    """For labels=topk: pictures that a class chooses, as a share of those it has on average."""
 
     sinkhorn_epsilon: float = 0.0
     """Temperature of CLIP's logits in softmax and sinkhorn labels, and of the student at its start. 0 finds it: as
     sure on average as CLIP is with class names alone. Descriptions make CLIP surer than it is right."""
 
     prior_power: float = 0.0
-    """Class shares that Sinkhorn aims at: 0 for equal shares, 1 for the teacher's own."""
+    """For prior=uniform: 0 for equal shares, 1 for the teacher's own, between them a mixture."""
 
     label_temperature: float = 1.0
     """Labels are raised to 1 / temperature and renormalised; below 1 sharpens."""
@@ -132,9 +150,13 @@ class HybridCascadeSettings:
             between(key, getattr(self, key), 0, open_low=True)
         between("teacher_views", self.teacher_views, 1, 6)
         between("predict_views", self.predict_views, 1, 6)
+        between("top_share", self.top_share, 0, 0.99999, open_low=True)
+        if self.prior == "estimated" and self.prior_power:
+            raise SettingsError(f"expected prior_power 0 with prior=estimated, got {self.prior_power}")
         for key in (
             "prompts",
             "adapter_rank",
+            "neighbours",
             "sinkhorn_epsilon",
             "stage_loss",
             "consistency",
@@ -142,7 +164,7 @@ class HybridCascadeSettings:
             "noise_std",
         ):
             between(key, getattr(self, key), 0)
-        for key in ("input_alignment", "teacher_share", "prior_power", "distribution_share"):
+        for key in ("input_alignment", "teacher_share", "prior_power", "neighbour_share", "distribution_share"):
             between(key, getattr(self, key), 0, 1)
         for key in ("label_smoothing", "text_smoothing", "ema_decay"):
             between(key, getattr(self, key), 0, 0.99999)
@@ -157,4 +179,6 @@ class HybridCascadeSettings:
         choice("prompt_init", self.prompt_init, PROMPT_INITS)
         choice("teacher", self.teacher, ("frozen", "live", "ema"))
         choice("teacher_source", self.teacher_source, ("zero_shot", "text_head", "ensemble"))
-        choice("labels", self.labels, ("sinkhorn", "softmax", "argmax"))
+        choice("labels", self.labels, ("sinkhorn", "softmax", "argmax", "topk", "prototype", "anchored_mixture"))
+        choice("prior", self.prior, ("uniform", "estimated"))
+        choice("fusion", self.fusion, ("learned", "uniform", "last", "agreement"))
