@@ -16,7 +16,7 @@ from hybridcascade.methods.zero_shot import ZeroShot
 
 
 def hybrid(backbone, world, **settings):
-    return HybridCascade(backbone=backbone, **world.arguments(), **settings)
+    return HybridCascade(backbone=backbone, **world.arguments(), **{"prior": "uniform", **settings})
 
 
 def zero_shot_logits(backbone, world, images):

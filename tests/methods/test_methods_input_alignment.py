@@ -5,8 +5,9 @@ import math
 import pytest
 import torch
 
+from hybridcascade.labelling.sinkhorn import adaptive_power, breadth
 from hybridcascade.methods.hybrid_cascade import HybridCascade
-from hybridcascade.methods.input_alignment import align_input, balanced_moments, breadth
+from hybridcascade.methods.input_alignment import align_input, balanced_moments
 from hybridcascade.methods.text_prototypes import joint_prototypes, kind_prototypes, matching_temperature
 from hybridcascade.types import ImageBatch
 
@@ -76,6 +77,14 @@ def test_breadth_counts_classes():
     mixed = torch.tensor([[0.5, 0.5, 0.0, 0.0], [0.9, 0.1, 0.0, 0.0]])
     entropy = -(0.7 * math.log(0.7) + 0.3 * math.log(0.3))
     assert breadth(mixed) == pytest.approx(math.exp(entropy) / 4, rel=1e-3)
+
+
+def test_adaptive_power_follows_the_breadth():
+    assert adaptive_power(torch.full((3, 4), 0.25)) == pytest.approx(0, abs=1e-6)
+    assert adaptive_power(torch.eye(4)[[0, 1]]) == 1
+    near = torch.tensor([[0.29, 0.21, 0.25, 0.25]])
+    assert adaptive_power(near) == pytest.approx((1 - breadth(near)) / 0.05)
+    assert 0 < adaptive_power(near) < 1
 
 
 def test_balanced_moments_let_every_class_count_alike():

@@ -9,7 +9,31 @@ from torch import Tensor
 
 from hybridcascade.errors import SettingsError
 
-__all__ = ["column_bias", "estimated_prior", "marginal_prior", "sinkhorn"]
+__all__ = ["adaptive_power", "breadth", "column_bias", "estimated_prior", "marginal_prior", "sinkhorn"]
+
+
+def breadth(probabilities: Tensor) -> float:
+    """Return how many of the K classes a set seems to show, `exp(H(mean p)) / K` in (0, 1].
+
+    Args:
+        probabilities: predictions, `[N, K]`, rows sum to 1.
+    """
+    mean = probabilities.double().mean(dim=0).clamp_min(1e-12)
+    return math.exp(float(-(mean * mean.log()).sum())) / probabilities.shape[1]
+
+
+def adaptive_power(probabilities: Tensor, narrow: float = 0.95) -> float:
+    """Return the power of `marginal_prior` that fits how many classes there seem to be.
+
+    Balance helps where all classes are there alike, and does harm where some are missing or rare: then every
+    class is forced on pictures of others. So 0 (equal shares) where the predictions are spread over all
+    classes, 1 (their own shares) where their breadth is `narrow` or less, and between them in proportion.
+
+    Args:
+        probabilities: predictions, `[N, K]`, rows sum to 1.
+        narrow: breadth below which the predictions' own shares hold, in `[0, 1)`.
+    """
+    return 1 - min(1.0, max(0.0, (breadth(probabilities) - narrow) / (1 - narrow)))
 
 
 def marginal_prior(probabilities: Tensor, power: float) -> Tensor:

@@ -15,7 +15,7 @@ from hybridcascade.cascade.fusion import StageFusion, agreement_weights
 from hybridcascade.cascade.heads import CosineHead, ResidualAdapter, StageHeads, unit
 from hybridcascade.cascade.losses import fairness, smooth_target, soft_cross_entropy, stage_consistency
 from hybridcascade.errors import SettingsError
-from hybridcascade.labelling.sinkhorn import column_bias, sinkhorn
+from hybridcascade.labelling.sinkhorn import adaptive_power, column_bias, sinkhorn
 from hybridcascade.labelling.soft import refine
 from hybridcascade.methods.base import FeatureNeeds, ParameterGroup
 from hybridcascade.methods.ema import averaged_weights, start_average, update_average
@@ -23,6 +23,7 @@ from hybridcascade.methods.given import given_or_pseudo, needs_teacher
 from hybridcascade.methods.input_alignment import align_input
 from hybridcascade.methods.parts import (
     TeacherMethod,
+    check_waiting_prompts,
     collect_rows,
     layer_norm_names,
     mild_views,
@@ -155,11 +156,7 @@ class HybridCascade(TeacherMethod):
         own = self.settings
         if not self.trainable_names("heads"):
             raise SettingsError("hybrid_cascade: these settings leave nothing to train outside of the tower")
-        if self.prompts is not None and own.prompt_init != "neutral":
-            raise SettingsError(
-                "hybrid_cascade: a heads phase leaves prompts as they start, and random ones would change what the "
-                "tower says later; set prompts=0 or prompt_init=neutral"
-            )
+        check_waiting_prompts(self.name, self.prompts)
         patch_mean = self.reader is not None and self.reader.needs_patch_mean
         return FeatureNeeds(self.plan.taps, patch_mean, views=max(own.teacher_views, own.predict_views))
 
@@ -185,10 +182,8 @@ class HybridCascade(TeacherMethod):
         """
         if phase == "text":
             return
-        if phase == "heads" or "teacher_warm" not in self._buffers:
+        if not self.started_warm(phase):
             self._start(plain, targets)
-        if phase == "heads":
-            self.set_teacher("warm", torch.ones(()))
         if self.settings.teacher == "ema":
             start_average(self, self._names(phase))
 
@@ -203,6 +198,8 @@ class HybridCascade(TeacherMethod):
             if not self.settings.sinkhorn_epsilon:
                 names = self.backbone.logit_scale * features @ self.teacher_names.T
                 self.teacher_temperature.fill_(matching_temperature(logits, names))
+            predicted = (logits / self.teacher_temperature).softmax(dim=1)
+            self.set_teacher("power", torch.tensor(adaptive_power(predicted)))
             self._label(logits, features)
             if self.settings.teacher != "frozen":
                 self.set_teacher("logits", logits)
@@ -250,14 +247,15 @@ class HybridCascade(TeacherMethod):
 
     def _label(self, logits: Tensor, features: Tensor | None) -> None:
         own = self.settings
+        adaptive = own.prior == "adaptive"
         found = refine(
             logits,
             features,
             self.teacher_prototypes,
             kind=own.labels,
             epsilon=float(self.teacher_temperature),
-            prior=own.prior,
-            prior_power=own.prior_power,
+            prior="uniform" if adaptive else own.prior,
+            prior_power=float(self.get_buffer("teacher_power")) if adaptive else own.prior_power,
             temperature=own.label_temperature,
             neighbours=own.neighbours,
             neighbour_share=own.neighbour_share,

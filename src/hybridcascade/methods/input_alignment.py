@@ -12,7 +12,6 @@ seem to be.
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -20,13 +19,14 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from hybridcascade.labelling.sinkhorn import breadth
 from hybridcascade.methods.parts import collect_rows
 from hybridcascade.types import ImageBatch
 
 if TYPE_CHECKING:
     from hybridcascade.backbone.clip import ClipBackbone
 
-__all__ = ["InputAlignment", "align_input", "balanced_moments", "breadth"]
+__all__ = ["InputAlignment", "align_input", "balanced_moments"]
 
 _log = logging.getLogger(__name__)
 
@@ -43,23 +43,13 @@ class InputAlignment:
     Attributes:
         scale, shift: of each colour channel of normalised pictures, `[3]` each.
         strength: share of the way to the expected moments, 0 to 1.
-        breadth: of the predicted classes after the full map, see `breadth`.
+        breadth: of the predicted classes after the full map, see `labelling.sinkhorn.breadth`.
     """
 
     scale: Tensor
     shift: Tensor
     strength: float
     breadth: float
-
-
-def breadth(probabilities: Tensor) -> float:
-    """Return how many of the K classes a set seems to show, `exp(H(mean p)) / K` in (0, 1].
-
-    Args:
-        probabilities: predictions, `[N, K]`, rows sum to 1.
-    """
-    mean = probabilities.double().mean(dim=0).clamp_min(1e-12)
-    return math.exp(float(-(mean * mean.log()).sum())) / probabilities.shape[1]
 
 
 def balanced_moments(mean: Tensor, square: Tensor, probabilities: Tensor) -> tuple[Tensor, Tensor]:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "TeacherMethod",
+    "check_waiting_prompts",
     "class_prototypes",
     "collect_rows",
     "layer_norm_names",
@@ -105,6 +106,19 @@ def layer_norm_names(backbone: ClipBackbone, which: str = "all", with_last: bool
     return tuple(f"backbone.{name}" for name in names)
 
 
+def check_waiting_prompts(method: str, prompts: VisualPrompts | None) -> None:
+    """Check that prompts, which a heads phase leaves as they start, have no effect as they start.
+
+    Raises:
+        SettingsError: they are random, and would change what the tower says later.
+    """
+    if prompts is not None and prompts.init != "neutral":
+        raise SettingsError(
+            f"{method}: a heads phase leaves prompts as they start, and random ones would change what the tower "
+            "says later; set prompts=0 or prompt_init=neutral"
+        )
+
+
 def mild_views(images: Tensor, count: int) -> list[Tensor]:
     """Return views that keep what a picture shows: itself, its mirror image, and four corner crops.
 
@@ -183,6 +197,16 @@ class TeacherMethod(Method):
     def set_teacher(self, name: str, value: Tensor) -> None:
         """Store `value` as the buffer `teacher_<name>`."""
         self.register_buffer(f"teacher_{name}", value.detach().clone())
+
+    def started_warm(self, phase: str) -> bool:
+        """Tell whether a phase goes on from a heads phase before it, and note that a heads phase has begun.
+
+        The note is a buffer like the teacher's, so a resumed run knows it too.
+        """
+        if phase == "heads":
+            self.set_teacher("warm", torch.ones(()))
+            return False
+        return "teacher_warm" in self._buffers
 
     def teacher_rows(self, name: str, index: Tensor) -> Tensor:
         """Return the rows of the buffer `teacher_<name>`.

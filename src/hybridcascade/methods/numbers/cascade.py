@@ -99,8 +99,9 @@ class HybridCascadeSettings:
     """How teacher logits become labels: sinkhorn (balanced over the data set), softmax, argmax, topk (the surest of
     each class), prototype (texts and pictures vote) or anchored_mixture (Gaussians held by the texts)."""
 
-    prior: str = "uniform"
-    """Class shares that Sinkhorn aims at: uniform, or estimated from the pictures, for classes rare or missing."""
+    prior: str = "adaptive"
+    """Class shares that Sinkhorn aims at: uniform; estimated from the pictures, for classes rare or missing; or
+    adaptive, equal where all classes seem to be there and else nearer to the shares that the teacher sees."""
 
     neighbours: int = 0
     """Smooth the teacher over so many nearest pictures before it labels; 0 for not at all."""
@@ -151,8 +152,8 @@ class HybridCascadeSettings:
         between("teacher_views", self.teacher_views, 1, 6)
         between("predict_views", self.predict_views, 1, 6)
         between("top_share", self.top_share, 0, 0.99999, open_low=True)
-        if self.prior == "estimated" and self.prior_power:
-            raise SettingsError(f"expected prior_power 0 with prior=estimated, got {self.prior_power}")
+        if self.prior != "uniform" and self.prior_power:
+            raise SettingsError(f"expected prior_power 0 with prior={self.prior}, got {self.prior_power}")
         for key in (
             "prompts",
             "adapter_rank",
@@ -180,5 +181,5 @@ class HybridCascadeSettings:
         choice("teacher", self.teacher, ("frozen", "live", "ema"))
         choice("teacher_source", self.teacher_source, ("zero_shot", "text_head", "ensemble"))
         choice("labels", self.labels, ("sinkhorn", "softmax", "argmax", "topk", "prototype", "anchored_mixture"))
-        choice("prior", self.prior, ("uniform", "estimated"))
+        choice("prior", self.prior, ("uniform", "adaptive", "estimated"))
         choice("fusion", self.fusion, ("learned", "uniform", "last", "agreement"))
