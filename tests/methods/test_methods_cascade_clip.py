@@ -192,6 +192,13 @@ def test_nothing_to_learn_from_is_an_error(deep_backbone, deep_world):
         method_settings("cascade_clip", {"decoder_width": 30})
 
 
+def test_decoders_grow_with_the_embedding(deep_backbone, deep_world):
+    method = CascadeClip(backbone=deep_backbone, **deep_world.arguments())
+    layer = method.decoders[0].layers[0]
+    assert deep_backbone.embed_dim == 24
+    assert layer.up.weight.shape == (32, 16), "12 is half of 24, and 16 the next that 8 heads divide; twice it inside"
+
+
 def test_learned_reports_the_weights_of_the_blocks(deep_backbone, deep_world):
     found = build(deep_backbone, deep_world, aggregation="free").learned()
     assert found["block_weights_patch_stage_1"] == pytest.approx([0.1353, 0.6065, 1.0], abs=1e-4)

@@ -97,14 +97,16 @@ class CascadeClip(TeacherMethod):
         self.prompts = shallow_prompts(backbone, own.prompts, own.prompt_init, seed) if own.prompts else None
         aggregation = make_aggregation(own.aggregation, self.plan.sizes, own.sigma)
         self.stages = CascadeStages(aggregation, StageAlignment(self.plan.sizes, *backbone.cls_projection_init()))
+        heads = own.decoder_heads
+        width = own.decoder_width or heads * max(1, round(backbone.embed_dim / 2 / heads))
         self.decoders = nn.ModuleList(
             TextImageDecoder(
                 backbone.embed_dim,
                 seeded_generator(seed, "decoder", stage),
-                width=own.decoder_width,
+                width=width,
                 layers=own.decoder_layers,
-                heads=own.decoder_heads,
-                feed_forward=own.feed_forward,
+                heads=heads,
+                feed_forward=own.feed_forward or 2 * width,
                 readout=own.readout,
                 readout_start=_SILENCE if own.start == "zero_shot" else 1.0,
             )

@@ -29,14 +29,14 @@ class CascadeClipSettings:
     decoder_layers: int = 3
     """Layers of each decoder."""
 
-    decoder_width: int = 256
-    """Width of the decoders; a multiple of `decoder_heads`."""
+    decoder_width: int = 0
+    """Width of the decoders, a multiple of `decoder_heads`; 0 for half of the embedding, to the nearest multiple."""
 
     decoder_heads: int = 8
     """Attention heads of each layer."""
 
-    feed_forward: int = 512
-    """Inner width of the feed-forward parts."""
+    feed_forward: int = 0
+    """Inner width of the feed-forward parts; 0 for twice the decoder's width."""
 
     readout: str = "vector"
     """How a decoder gives a logit: vector (a learned vector on its output), mean or logsumexp (of the last
@@ -98,8 +98,10 @@ class CascadeClipSettings:
         choice("labels", self.labels, ("sinkhorn", "softmax", "argmax"))
         for key in ("sigma", "mixing_lr_scale", "sinkhorn_epsilon"):
             between(key, getattr(self, key), 0, open_low=True)
-        for key in ("decoder_layers", "decoder_width", "decoder_heads", "feed_forward"):
+        for key in ("decoder_layers", "decoder_heads"):
             between(key, getattr(self, key), 1)
+        for key in ("prompts", "decoder_width", "feed_forward"):
+            between(key, getattr(self, key), 0)
         if self.decoder_width % self.decoder_heads:
             raise SettingsError(
                 f"expected decoder_width to be a multiple of decoder_heads, got {self.decoder_width} "
@@ -107,7 +109,6 @@ class CascadeClipSettings:
             )
         for key in ("teacher_views", "predict_views"):
             between(key, getattr(self, key), 1, 6)
-        between("prompts", self.prompts, 0)
         for key in ("teacher_share", "prior_power", "distribution_share"):
             between(key, getattr(self, key), 0, 1)
         for key in ("label_smoothing", "ema_decay"):
