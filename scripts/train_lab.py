@@ -1,12 +1,12 @@
 """Train the small CLIP of the lab: the sandbox's architecture, on clean pictures of a folder with labels.
 
-    python scripts/train_lab.py --data DATA/cifar10 --out lab/nano_cifar.safetensors
+    python scripts/train_lab.py --data ../shared/data/cifar10 --out ../lab/nano_cifar.safetensors
 
 reads the split `train` of the folder (a manifest with labels, CIFAR-10 in 32 x 32 pixels), keeps the share
 0..0.7 of its pictures (by the hash of their ids, `hybridcascade.data.shares`), and trains
 `src/hybridcascade/sandbox/nano/nano.json` on them with template captions. The share 0.7..1 and the split `test` are
 never read for training: the lab adapts to the one, without labels, and tests on the other. The file is
-then loaded as `nano@lab/nano_cifar.safetensors`; a card `nano_cifar.json` with the command and the figures
+then loaded as `nano@../lab/nano_cifar.safetensors`; a card `nano_cifar.json` with the command and the figures
 is written beside it. The weights are not shipped.
 
 It is CLIP's loss from pictures to captions with one caption a class and step. open_clip's own loss would
@@ -114,7 +114,7 @@ def train(model: open_clip.CLIP, images: Tensor, labels: Tensor, captions: Tenso
         # Fewer patches are faster (FLIP, Li et al. 2023); towards the end the model sees more, then all of them.
         drop = next(share for until, share in ((0.72, args.drop), (0.92, args.drop * 2 / 3), (1, 0.0)) if done < until)
         model.visual.patch_dropout = PatchDropout(drop) if drop else torch.nn.Identity()
-        for rows in torch.randperm(len(images), generator=draw)[: steps_an_epoch * args.batch].split(args.batch):
+        for rows in torch.randperm(len(images), generator=draw)[: steps_an_epoch * args.batch].split(args.batch):  # type: ignore[no-untyped-call]
             warm = min(1.0, (step + 1) / args.warmup)
             for group in optimizer.param_groups:
                 group["lr"] = args.lr * warm * 0.5 * (1 + math.cos(math.pi * step / total))
@@ -126,7 +126,7 @@ def train(model: open_clip.CLIP, images: Tensor, labels: Tensor, captions: Tenso
             logits = model.logit_scale.exp() * seen.float() @ said.float().T
             loss = F.cross_entropy(logits, target)
             optimizer.zero_grad()
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimizer.step()
             with torch.no_grad():
@@ -147,7 +147,7 @@ def accuracy(model: open_clip.CLIP, images: Tensor, labels: Tensor, captions: Te
     """Zero-shot accuracy in per cent, prototypes as means of the captions' features."""
     model.eval()
     prototypes = torch.stack([F.normalize(model.encode_text(c, normalize=True).mean(0), dim=0) for c in captions])
-    parts = [model.encode_image((x.float() / 255 - MEAN) / STD, normalize=True) for x in images.split(500)]
+    parts = [model.encode_image((x.float() / 255 - MEAN) / STD, normalize=True) for x in images.split(500)]  # type: ignore[no-untyped-call]
     model.train()
     return 100 * float(((torch.cat(parts) @ prototypes.T).argmax(1) == labels).float().mean())
 

@@ -37,12 +37,14 @@ from hybridcascade.engine.memory import keep_freed_memory
 from hybridcascade.engine.provenance import collect_provenance
 from hybridcascade.engine.records import PhaseRecord
 from hybridcascade.engine.run import run_phases
+from hybridcascade.engine.watching import EpochWatch
 from hybridcascade.errors import CheckpointError, ClassListError, SettingsError
 from hybridcascade.methods.base import Method
 from hybridcascade.methods.registry import method_entry
 from hybridcascade.methods.settings import PhaseDefaults, default_view, method_settings
 from hybridcascade.stored_features import feature_layout, feature_table, stored_data
 from hybridcascade.supervision import choose_targets
+from hybridcascade.watching import make_watch
 
 __all__ = [
     "TunedParts",
@@ -171,6 +173,9 @@ def train(config: TrainConfig, source: PictureSource | None = None, progress: bo
             progress=progress, workers=config.workers, device=config.device, devices=config.devices,
             gradient_clip=config.gradient_clip, accumulate=config.accumulate,
             features=FeatureStore(feature_cache_folder(config.feature_cache), config.feature_gb),
+            watch=make_watch(
+                source if entry.images != "none" else None, backbone, config.watch, config.choose_epoch == "criterion"
+            ),
         )  # fmt: skip
     if folder is not None:
         save_parts(folder.model, parts)
@@ -183,6 +188,7 @@ def tune(
     targets: Tensor | None = None, view: str = "none", folder: RunFolder | None = None, seed: int = 0,
     resume: bool = False, progress: bool = False, workers: int = 0, device: str = "auto", devices: int = 1,
     gradient_clip: float | None = None, accumulate: int = 1, features: FeatureStore | None = None,
+    watch: EpochWatch | None = None,
 ) -> list[PhaseRecord]:  # fmt: skip
     """Build the loaders of a method and let the engine run its phases: those that `phases` has numbers for.
 
@@ -205,6 +211,7 @@ def tune(
         gradient_clip: largest norm of the gradient, or None.
         accumulate: batches an optimiser step.
         features: where the features of a heads phase are kept; None keeps them in memory.
+        watch: measures each epoch without labels, and may choose among them.
     """
     training: Any = None
     plain_pictures = stored = None
@@ -231,6 +238,7 @@ def tune(
     return run_phases(
         method, phases, texts.batch, training, plain_pictures, targets, folder, seed, resume, progress,
         _ACCELERATORS[device], devices, gradient_clip, accumulate, stored=stored,
+        callbacks=() if watch is None else (watch,),
     )  # fmt: skip
 
 

@@ -242,6 +242,13 @@ class TrainConfig:
     split: str | None = None
     """Pictures to train on, by the `split` of the data; left out: all."""
 
+    watch: int = 128
+    """Training pictures on which a criterion without labels is measured after each epoch, to tell when tuning
+    drifts; 0 for none."""
+
+    choose_epoch: str = "last"
+    """Epoch whose weights are kept: last, or criterion (the best one by the criterion without labels)."""
+
     workers: int = 0
     """Processes that decode pictures beside the training process."""
 
@@ -275,6 +282,8 @@ class TrainConfig:
         PhaseSettings(epochs=self.epochs, batch_size=self.batch_size, lr=self.lr, schedule=self.schedule)  # checks them
         at_least("seed", self.seed, 0)
         at_least("workers", self.workers, 0)
+        at_least("watch", self.watch, 0)
+        one_of("choose_epoch", self.choose_epoch, ("last", "criterion"))
         at_least("devices", self.devices, 1)
         at_least("accumulate", self.accumulate, 1)
         at_least("warm_start", self.warm_start, 0)
@@ -289,6 +298,8 @@ class TrainConfig:
             check_phase(phase, numbers)
 
     def _check_combinations(self, images: str) -> None:
+        if self.choose_epoch == "criterion" and not self.watch:
+            raise SettingsError("--choose_epoch criterion needs pictures to measure it on: --watch 128")
         if self.resume and self.overwrite:
             raise SettingsError("--resume and --overwrite contradict each other: go on with the run, or replace it")
         if self.resume and not self.out:

@@ -322,6 +322,15 @@ def test_nano_loads_from_the_package_folder(monkeypatch, tiny_file, tiny_configs
     assert backbone.weights_hash == same.weights_hash
 
 
+def test_nano_s_architecture_takes_other_weights_from_a_file(monkeypatch, tiny_file, tiny_configs, tmp_path, pictures):
+    monkeypatch.setattr(loading, "nano_folder", lambda: tmp_path)
+    (tmp_path / "nano.json").write_text(json.dumps(tiny_configs["ViT-tiny-quickgelu"]))
+    backbone = load_backbone(f"nano@{tiny_file}", precision="fp32")
+    same = load_backbone(f"ViT-tiny-quickgelu@{tiny_file}", precision="fp32")
+    assert backbone.quick_gelu
+    assert torch.equal(backbone.encode_image(pictures), same.encode_image(pictures))
+
+
 def test_nano_folder_is_in_the_package():
     assert loading.nano_folder().parts[-3:] == ("hybridcascade", "sandbox", "nano")
 

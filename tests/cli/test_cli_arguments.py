@@ -14,7 +14,7 @@ import pytest
 
 HEAVY = ("torch", "torchvision", "open_clip", "lightning", "pandas", "matplotlib", "torchmetrics", "PIL", "pyarrow")
 
-COMMANDS = ("demo", "train", "evaluate", "predict", "compare", "ablate", "info", "convert", "doctor")
+COMMANDS = ("demo", "train", "evaluate", "predict", "compare", "ablate", "select", "info", "convert", "doctor")
 DATA = ["--data", "photos", "--classes", "a,b"]
 ARENA = ["--recipe", "sandbox.yaml", "--out", "no/such"]
 LINES: dict[str, list[str]] = {

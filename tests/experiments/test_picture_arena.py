@@ -61,7 +61,7 @@ def test_train_and_test_are_shifted_and_the_clean_test_is_not(folder):
     assert same(arena.train.open(0), apply_shift(plain.subset("train").open(0), "noise", 2.0, 3, arena.train.ids[0]))
     assert torch.equal(arena.test_labels, test.labels(arena.classes))
     assert torch.equal(arena.test_truth.argmax(1), arena.clean_labels)
-    assert "noise, severity 2" in arena.words
+    assert "(shifted: noise, severity 2)" in arena.words
     assert "20 unlabelled training and 8 test pictures" in arena.words
 
 

@@ -21,6 +21,7 @@ COMMANDS: dict[str, str] = {
     "predict": "class and distribution for pictures, folders, zips and manifests",
     "compare": "compare methods over seeds and recipes, with intervals and p-values",
     "ablate": "switch the components of a method one at a time",
+    "select": "name the method or run to use, without labels",
     "info": "what there is to choose from, or what is in a run folder",
     "convert": "recipes and manifests from files of CoOp, Dassl and LaFTer",
     "doctor": "check this installation",

@@ -90,6 +90,7 @@ class PhaseModule(lightning.LightningModule):
         self.epochs_done = first_epoch
         self.steps_done = 0
         self.last_loss = float("nan")
+        self.watched: dict[str, float] = {}  # figures that a callback adds to the record of the epoch
         self._numbers = {"lr": lr, "weight_decay": weight_decay}
         self._schedule = (schedule, epochs, warmup_epochs, tuple(milestones), gamma)
         self.seed = seed
@@ -313,6 +314,7 @@ class PhaseModule(lightning.LightningModule):
     def _end_epoch(self) -> None:
         now = time.perf_counter()
         loss, scalars = self._meter.take(self.trainer.strategy.reduce)
+        scalars |= self.watched
         record = EpochRecord(
             phase=self.phase, epoch=self.epochs_done, step=self.global_step, loss=loss, scalars=scalars,
             lr=self._lr_now, seconds=now - self._epoch_start,

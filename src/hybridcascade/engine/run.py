@@ -22,6 +22,7 @@ from hybridcascade.engine.records import EpochRecord, PhaseRecord
 from hybridcascade.engine.schedules import lr_factor
 from hybridcascade.engine.solving import SOLVED, solve_phase
 from hybridcascade.engine.state import checksums, restore
+from hybridcascade.engine.watching import EpochWatch
 from hybridcascade.errors import OutputExistsError, SettingsError
 from hybridcascade.methods.base import Method
 from hybridcascade.types import ImageBatch, TextBatch
@@ -229,6 +230,8 @@ def _run_phase(
     if saved and done == numbers.epochs:
         tensors = {k.removeprefix(MODULE_PREFIX): v for k, v in saved["state_dict"].items()}
         restore(method, tensors, saved[KEY]["omitted"], str(file))
+        for watch in (c for c in options["callbacks"] if isinstance(c, EpochWatch) and phase not in method.solves):
+            watch.take_finished(phase, method, saved)
         _log.info("phase %s is finished already (%d epochs): nothing to do", phase, done)
         steps = int(saved[KEY]["steps"])
         return PhaseRecord(phase, done, steps, "already finished", time.perf_counter() - start, history)

@@ -69,19 +69,15 @@ def _make(
 ) -> Arena:  # fmt: skip
     truth, labels = test.targets(classes), test.labels(classes)
     shifted = isinstance(spec, ShiftedPicturesSpec)
-    target_test = shift_source(test, spec.shift, spec.severity, seed) if isinstance(spec, ShiftedPicturesSpec) else test
-    source = shift_source(train, spec.shift, spec.severity, seed) if isinstance(spec, ShiftedPicturesSpec) else train
     targets = _targets(train, classes)
     return Arena(
-        name=f"{Path(spec.data).name} ({spec.shift})"
-        if isinstance(spec, ShiftedPicturesSpec)
-        else Path(spec.data).name,
+        name=Path(spec.data).name + _shift_words(spec),
         classes=classes,
         backbone=backbone,
         texts=texts,
-        train=hold_pictures(source.unlabeled()),
+        train=hold_pictures(_shifted(train, spec, seed).unlabeled()),
         train_targets=targets,
-        test=hold_pictures(target_test.unlabeled()),
+        test=hold_pictures(_shifted(test, spec, seed).unlabeled()),
         test_truth=truth,
         test_labels=labels,
         clean_test=hold_pictures(test.unlabeled()) if shifted else None,
@@ -109,11 +105,16 @@ def _targets(source: PictureSource, classes: tuple[str, ...]) -> Tensor | None:
 
 
 def _words(spec: PicturesSpec, train: PictureSource, test: PictureSource) -> str:
-    how = f", shifted: {spec.shift}, severity {spec.severity:g}" if isinstance(spec, ShiftedPicturesSpec) else ""
-    pictures = (
-        f"Pictures of {Path(spec.data).name}{how}: {len(train)} unlabelled training and {len(test)} test pictures."
-    )
-    return f"{pictures} {_model_words(spec)}".rstrip()
+    counts = f"{len(train)} unlabelled training and {len(test)} test pictures"
+    return f"Pictures of {Path(spec.data).name}{_shift_words(spec)}: {counts}. {_model_words(spec)}".rstrip()
+
+
+def _shifted(source: PictureSource, spec: PicturesSpec, seed: int) -> PictureSource:
+    return shift_source(source, spec.shift, spec.severity, seed) if isinstance(spec, ShiftedPicturesSpec) else source
+
+
+def _shift_words(spec: PicturesSpec) -> str:
+    return f" (shifted: {spec.shift}, severity {spec.severity:g})" if isinstance(spec, ShiftedPicturesSpec) else ""
 
 
 def _model_words(spec: PicturesSpec) -> str:

@@ -16,6 +16,7 @@ from hybridcascade.data.loaders import image_loader
 from hybridcascade.data.sources import PictureSource
 from hybridcascade.engine.feature_store import FeatureStore
 from hybridcascade.engine.records import PhaseRecord
+from hybridcascade.engine.watching import EpochWatch
 from hybridcascade.evaluation.metrics import score
 from hybridcascade.experiments.arena import Arena
 from hybridcascade.experiments.plans import RowPlan
@@ -76,7 +77,7 @@ _MOST_EPOCHS = 1000  # the text phase counts each step as an epoch
 
 def run_row(
     arena: Arena, plan: RowPlan, seed: int, device: str = "auto", progress: bool = False,
-    features: FeatureStore | None = None,
+    features: FeatureStore | None = None, watch: EpochWatch | None = None,
 ) -> RowResult:  # fmt: skip
     """Tune a method in an arena and evaluate its last epoch.
 
@@ -89,6 +90,7 @@ def run_row(
         device: auto, cpu, cuda or mps.
         progress: show progress bars on stderr, where that is a terminal.
         features: where the features of a heads phase are kept; None keeps them in memory.
+        watch: measures each epoch.
 
     Raises:
         HybridCascadeError: the method and the arena do not fit.
@@ -104,7 +106,7 @@ def run_row(
     )
     records = tune(
         method, plan.phases, texts, arena.train if images != "none" else None, targets=targets, view=plan.view,
-        seed=seed, progress=progress, device=device, features=features,
+        seed=seed, progress=progress, device=device, features=features, watch=watch,
     )  # fmt: skip
     seconds = time.perf_counter() - began
     probabilities = predict(method, arena.test, device)
