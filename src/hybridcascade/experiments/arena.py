@@ -118,7 +118,7 @@ def class_shares(
 
 
 def sandbox_arena(
-    spec: SandboxSpec, backbone: str = "nano", precision: str = "auto", device: str = "auto"
+    spec: SandboxSpec, backbone: str = "nano", precision: str = "auto", device: str = "auto", with_clean: bool = True
 ) -> ArenaMaker:
     """Load the model and encode the texts of the sandbox; the result makes the arena of a seed.
 
@@ -127,6 +127,7 @@ def sandbox_arena(
         backbone: CLIP weights.
         precision: of the frozen weights.
         device: where to encode the texts and to train.
+        with_clean: also make the test pictures without the shift, for the share of it that is recovered.
 
     Raises:
         UnknownNameError: a present class is none of the sandbox's.
@@ -141,17 +142,19 @@ def sandbox_arena(
     clip.drop_text()
 
     def make(seed: int) -> Arena:
-        return _make_sandbox(spec, seed, clip, encoded)
+        return _make_sandbox(spec, seed, clip, encoded, with_clean)
 
     return make
 
 
-def _make_sandbox(spec: SandboxSpec, seed: int, backbone: ClipBackbone, texts: Mapping[str, EncodedTexts]) -> Arena:
+def _make_sandbox(
+    spec: SandboxSpec, seed: int, backbone: ClipBackbone, texts: Mapping[str, EncodedTexts], with_clean: bool
+) -> Arena:
     domain: Domain = "clean" if spec.domain == "clean" else "shifted"
     shares = class_shares(CLASSES, spec.classes_present, spec.imbalance, seed)
     train = make_split("train", spec.train_pictures, domain, seed, spec.severity, shares)
     test = make_split("test", spec.test_pictures, domain, seed, spec.severity)
-    clean = make_split("test", spec.test_pictures, "clean", seed) if domain == "shifted" else None
+    clean = make_split("test", spec.test_pictures, "clean", seed) if with_clean and domain == "shifted" else None
     targets = _sandbox_targets(train, spec.votes, seed)
     return Arena(
         name=f"sandbox ({spec.domain})",
