@@ -283,8 +283,14 @@ def test_a_missing_dassl_is_explained(missing: str, message: str, monkeypatch: p
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, missing, None)
     monkeypatch.delitem(sys.modules, "hybridcascade.integrations.dassl", raising=False)
-    with pytest.raises(ImportError, match=message) as caught:
-        __import__("hybridcascade.integrations.dassl")
+    before = set(sys.modules)
+    try:
+        with pytest.raises(ImportError, match=message) as caught:
+            __import__("hybridcascade.integrations.dassl")
+    finally:
+        for name in set(sys.modules) - before:  # the stand-in must not be taken for the real one later
+            if name.partition(".")[0] == "dassl":
+                del sys.modules[name]
     assert caught.value.name == missing
 
 

@@ -149,6 +149,7 @@ def test_a_taken_name_is_explained_and_nothing_is_registered(monkeypatch: pytest
     assert list(others) == ["LaFTer"]
 
 
+@pytest.mark.slow
 def test_hybrid_cascade_trains_saves_loads_and_tests_the_last_step(make_cfg, tmp_path: Path, capsys):
     cfg = make_cfg(LABEL_FREE__EXPORT=True)
     trainer = build_trainer(cfg)
