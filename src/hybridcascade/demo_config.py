@@ -24,8 +24,17 @@ class DemoRow:
     text: PhaseSettings = field(default_factory=PhaseSettings)
     """Numbers of the text phase."""
 
+    heads: PhaseSettings = field(default_factory=PhaseSettings)
+    """Numbers of the heads phase."""
+
     image: PhaseSettings = field(default_factory=PhaseSettings)
     """Numbers of the image phase."""
+
+    tune: str = "full"
+    """What trains on pictures: full or heads."""
+
+    warm_start: int = 0
+    """Epochs of a heads phase before the image phase."""
 
     view: str | None = None
     """Augmentation of the student's pictures."""
@@ -37,7 +46,8 @@ class DemoRow:
         """Return the row as a `TrainConfig` (its data and classes come from the sandbox)."""
         return TrainConfig(
             data="sandbox", classes="sandbox", method=self.method, backbone=backbone, seed=seed,
-            text=self.text, image=self.image, view=self.view, settings=self.settings,
+            text=self.text, heads=self.heads, image=self.image, tune=self.tune, warm_start=self.warm_start,
+            view=self.view, settings=self.settings,
         )  # fmt: skip
 
 
@@ -81,7 +91,8 @@ class DemoConfig:
         for row in self.rows:
             phases = row.train_config(self.seed, self.backbone).phases()
             plain = {name: dataclasses.asdict(numbers) for name, numbers in phases.items()}
-            rows.append({"method": row.method, **plain, "view": row.view, "settings": dict(row.settings)})
+            ways = {"tune": row.tune, "warm_start": row.warm_start, "view": row.view}
+            rows.append({"method": row.method, **plain, **ways, "settings": dict(row.settings)})
         return {**dataclasses.asdict(self), "rows": rows}
 
 

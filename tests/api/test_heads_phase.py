@@ -89,11 +89,14 @@ class Viewed:
             yield type(batch)(batch.index, batch.ids, batch.plain, strong)
 
 
-def test_heads_on_stored_features_are_heads_on_pictures_with_a_frozen_tower(parts, source):
-    method, reference = method_of(parts), method_of(parts)
+@pytest.mark.parametrize(
+    ("name", "settings"), [("hybrid_cascade", {}), ("cascade_clip", {"teacher_views": 3, "teacher": "ema"})]
+)
+def test_heads_on_stored_features_are_heads_on_pictures_with_a_frozen_tower(parts, source, name, settings):
+    method, reference = (method_of(parts, name, **settings) for _ in range(2))
     before = note_starts(method)
     records = tune(method, PLAIN, parts[1], source, seed=SEED)
-    assert [record.phase for record in records] == ["text", "heads"]
+    assert [record.phase for record in records] == ["text", "heads"][-len(method.phases) :]
 
     views = reference.feature_needs().views
     assert views == 3
@@ -106,14 +109,20 @@ def test_heads_on_stored_features_are_heads_on_pictures_with_a_frozen_tower(part
     )
     after, wanted = state(method), state(reference)
     assert after.keys() == wanted.keys()
-    for name in after:
-        torch.testing.assert_close(after[name], wanted[name], atol=2e-4, rtol=2e-4, msg=name)
-    for mine, other in zip(records[1].history, expected[1].history, strict=True):
+    if name == "hybrid_cascade":
+        for key in after:
+            torch.testing.assert_close(after[key], wanted[key], atol=2e-4, rtol=2e-4, msg=key)
+    # Silent decoders give sigmas gradients near 0, whose rounding AdamW blows up: there the function must agree.
+    images = next(iter(image_loader(source, view, ROWS))).images
+    with torch.no_grad():
+        one, other = (made.eval()(images).probabilities for made in (method, reference))
+    torch.testing.assert_close(one, other, atol=2e-3, rtol=0)
+    for mine, other in zip(records[-1].history, expected[-1].history, strict=True):
         assert mine.loss == pytest.approx(other.loss, abs=1e-4)
     named = dict(method.named_parameters())
     changed = {name for name in named if not torch.equal(before["heads"][name], after[name])}
     assert changed == method.trainable_names("heads")
-    assert changed < method.trainable_names("image")
+    assert changed <= method.trainable_names("image")
     assert not [name for name in changed if name.startswith(("backbone.", "prompts."))]
 
 

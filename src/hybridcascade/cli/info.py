@@ -18,7 +18,7 @@ from hybridcascade.engine.folder import RunFolder
 from hybridcascade.engine.schedules import SCHEDULES
 from hybridcascade.errors import CheckpointError, SettingsError, UnknownNameError
 from hybridcascade.methods.registry import METHODS
-from hybridcascade.methods.settings import default_phases, default_view, method_settings
+from hybridcascade.methods.settings import HEADS, PhaseDefaults, default_phases, default_view, method_settings
 from hybridcascade.recipes import shipped_recipes
 
 __all__ = ["LISTS", "describe_run", "parser", "run"]
@@ -106,12 +106,19 @@ def describe_method(name: str) -> dict[str, Any]:
             "pictures": entry.images,
             "trains": entry.trains,
             "view": default_view(name),
+            "tune": ", ".join(entry.tunes),
         },
-        "phases": {phase: _one_line(dataclasses.asdict(p)) for phase, p in default_phases(name).items()},
+        "phases": {phase: _one_line(dataclasses.asdict(p)) for phase, p in _phases(name).items()},
         "settings (--set key=value)": {
             f.name: f"{_default(f)}  {meaning.get(f.name, '')}" for f in dataclasses.fields(kind)
         },
     }
+
+
+def _phases(name: str) -> dict[str, PhaseDefaults]:
+    """The phases of a method, and what a heads phase would be."""
+    heads = {"heads (--tune heads, --warm_start)": HEADS[name]} if name in HEADS else {}
+    return default_phases(name) | heads
 
 
 def describe_run(path: Path) -> dict[str, Any]:

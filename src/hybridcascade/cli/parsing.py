@@ -27,7 +27,8 @@ Config = TypeVar("Config")
 _METAVARS = {int: "N", float: "X"}
 _PLACES = {
     "data": "PATH", "out": "PATH", "classes": "FILE|A,B,C", "descriptions": "FILE", "templates": "FILE",
-    "text_cache": "FOLDER", "milestones": "[X, ...]", "methods": "A,B,...", "components": "A,B,...",
+    "text_cache": "FOLDER", "feature_cache": "FOLDER",
+    "milestones": "[X, ...]", "methods": "A,B,...", "components": "A,B,...",
     "seeds": "N|A,B,...", "store": "FILE",
 }  # fmt: skip
 _EXPECTED = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}

@@ -154,6 +154,11 @@ class ShiftedPicture:
         """Return the picture's own stamp and the shift."""
         return f"{self.picture.stamp()}/{self.name}/{self.severity!r}/{self.seed}"
 
+    def modified(self) -> str:
+        """Return when the file behind it was last written, where its stamp does not see the content."""
+        modified: Callable[[], str] | None = getattr(self.picture, "modified", None)
+        return modified() if modified else ""
+
 
 def shift_source(source: PictureSource, name: str, severity: float, seed: int = 0) -> PictureSource:
     """Return a source whose pictures are shifted as they are opened; ids, labels and votes stay.

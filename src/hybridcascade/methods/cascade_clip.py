@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from hybridcascade.backbone.plans import stage_plan
+from hybridcascade.backbone.stored import is_stored
 from hybridcascade.cascade.aggregation import GaussianAggregation, make_aggregation
 from hybridcascade.cascade.align import CascadeStages, StageAlignment
 from hybridcascade.cascade.decoder import TextImageDecoder, stage_patches
@@ -18,11 +19,12 @@ from hybridcascade.cascade.losses import smooth_target, soft_cross_entropy
 from hybridcascade.errors import SettingsError
 from hybridcascade.labelling.sinkhorn import column_bias
 from hybridcascade.labelling.soft import make_labels
-from hybridcascade.methods.base import ParameterGroup
+from hybridcascade.methods.base import FeatureNeeds, ParameterGroup
 from hybridcascade.methods.ema import averaged_weights, start_average, update_average
 from hybridcascade.methods.given import given_or_pseudo, needs_teacher
 from hybridcascade.methods.parts import (
     TeacherMethod,
+    check_waiting_prompts,
     class_prototypes,
     collect_rows,
     layer_norm_names,
@@ -71,6 +73,7 @@ class CascadeClip(TeacherMethod):
     name: ClassVar[str] = "cascade_clip"
     phases: ClassVar[tuple[str, ...]] = ("image",)
     needs: ClassVar[str] = "unlabelled"
+    tunes: ClassVar[tuple[str, ...]] = ("full", "heads")
 
     prototypes: Tensor
     scale: Tensor
@@ -114,7 +117,7 @@ class CascadeClip(TeacherMethod):
         )
 
     def parameter_groups(self, phase: str) -> tuple[ParameterGroup, ...]:
-        """Decoders, stages, class bias; prompts and LayerNorms where switched on."""
+        """Decoders, stages, class bias; in the image phase prompts and LayerNorms where switched on."""
         stages = parameter_names(self.stages, "stages")
         mixing = tuple(name for name in stages if ".aggregation." in name)
         prompts = parameter_names(self.prompts, "prompts") if self.prompts is not None else ()
@@ -126,16 +129,29 @@ class CascadeClip(TeacherMethod):
             ParameterGroup("prompts", prompts),
             ParameterGroup("layer_norms", layer_norm_names(self.backbone, self.settings.train_layer_norms)),
         )
-        return tuple(group for group in groups if group.parameters)
+        inside = ("layer_norms", "prompts") if phase == "heads" else ()
+        return tuple(group for group in groups if group.parameters and group.name not in inside)
+
+    def feature_needs(self) -> FeatureNeeds:
+        """All patch tokens of the stages, in all views that the teacher or the prediction looks at.
+
+        Raises:
+            SettingsError: untrained prompts would change the tower.
+        """
+        own = self.settings
+        check_waiting_prompts(self.name, self.prompts)
+        return FeatureNeeds(self.plan.taps, patches=True, views=max(own.teacher_views, own.predict_views))
 
     def begin_phase(self, phase: str, plain: Iterable[ImageBatch] | None, targets: Tensor | None = None) -> None:
         """Label the pictures with the frozen zero-shot teacher and start the class bias at their balance.
 
+        An image phase after a heads phase goes on with the labels and the bias that it finds.
+
         Raises:
             SettingsError: neither plain pictures for the teacher nor targets were given.
         """
-        own = self.settings
-        if needs_teacher(targets):
+        own, warm = self.settings, self.started_warm(phase)
+        if needs_teacher(targets) and not warm:
             if plain is None:
                 raise SettingsError("cascade_clip: training needs plain pictures for its teacher, or targets")
             logits = collect_rows(plain, self._frozen_teacher, self.device)
@@ -144,7 +160,7 @@ class CascadeClip(TeacherMethod):
                 self.set_teacher("logits", logits)
             self._start_bias(logits)
         if own.teacher == "ema":
-            start_average(self, self._trained())
+            start_average(self, self._trained(phase))
 
     def begin_epoch(self, phase: str, epoch: int, plain: Iterable[ImageBatch] | None) -> None:
         """Live and ema teachers: relabel with the model as it is, anchored to the frozen teacher."""
@@ -154,7 +170,7 @@ class CascadeClip(TeacherMethod):
         own = self.settings
         if plain is None:
             raise SettingsError(f"cascade_clip: teacher={own.teacher} needs plain pictures at each epoch")
-        with averaged_weights(self, self._trained()) if own.teacher == "ema" else nullcontext():
+        with averaged_weights(self, self._trained(phase)) if own.teacher == "ema" else nullcontext():
             # Back to the teacher's temperature, so that both parts of the mixture weigh alike.
             present = own.sinkhorn_epsilon * collect_rows(plain, lambda images: self(images).logits, self.device)
         self._label(own.teacher_share * frozen + (1 - own.teacher_share) * present)
@@ -162,10 +178,10 @@ class CascadeClip(TeacherMethod):
     def after_step(self, phase: str) -> None:
         """Move the ema teacher."""
         if self.settings.teacher == "ema":
-            update_average(self, self._trained(), self.settings.ema_decay)
+            update_average(self, self._trained(phase), self.settings.ema_decay)
 
-    def _trained(self) -> list[str]:
-        return sorted(self.trainable_names("image"))
+    def _trained(self, phase: str) -> list[str]:
+        return sorted(self.trainable_names(phase))
 
     def _frozen_teacher(self, images: Tensor) -> Tensor:
         """Zero-shot logits of plain views `[B, 3, H, W]`, mean over mild views, `[B, K]`."""
@@ -228,9 +244,10 @@ class CascadeClip(TeacherMethod):
 
     def _read(self, images: Tensor) -> tuple[Taps, Tensor]:
         """Taps of pictures, and their patches by stage `[B, S, P, E]`."""
-        taps = self.backbone.forward_taps(images, taps=self.plan.taps, prompts=self.prompts, patches=True)
+        prompts = None if is_stored(images) else self.prompts
+        taps = self.backbone.forward_taps(images, taps=self.plan.taps, prompts=prompts, patches=True)
         if taps.patches is None:
-            raise SettingsError("cascade_clip reads patch tokens, which stored features do not hold; tune on pictures")
+            raise SettingsError("cascade_clip reads patch tokens, and the tower gave none: its plan has no blocks")
         return taps, stage_patches(self.stages, taps.patches.float())
 
     @torch.no_grad()

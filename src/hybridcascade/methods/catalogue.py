@@ -56,6 +56,7 @@ CATALOGUE = (
         summary="Cascade-CLIP turned to classification: text-image decoders on the patches of each stage, summed",
         images="unlabelled",
         trains="decoders, stage alignment, NGA sigmas, class bias (prompts and LayerNorms can be switched on)",
+        tunes=("full", "heads"),
     ),
     MethodEntry(
         name="linear_probe",

@@ -60,7 +60,7 @@ SETTINGS: dict[str, tuple[type[Any], dict[str, PhaseDefaults], str]] = {
 }
 """Settings, phase numbers and strong view of each method; a phase that is solved at once has no numbers."""
 
-HEADS: dict[str, PhaseDefaults] = {"hybrid_cascade": _OWN_HEADS_PHASE}
+HEADS: dict[str, PhaseDefaults] = {"hybrid_cascade": _OWN_HEADS_PHASE, "cascade_clip": _DECODER_PHASE}
 """Numbers of the heads phase of each method that can have one in the image phase's place or before it."""
 
 
