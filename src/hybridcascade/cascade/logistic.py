@@ -99,7 +99,7 @@ def fit_logistic(
         value, weight.grad, bias.grad = logistic_loss(weight, bias, features, targets, strength)
         return value
 
-    solver.step(closure)  # type: ignore[arg-type]  # torch's stub has closures of float
+    solver.step(closure)  # type: ignore[no-untyped-call]
     value, by_weight, by_bias = logistic_loss(weight, bias, features, targets, strength)
     largest = max(float(by_weight.abs().max()), float(by_bias.abs().max()))
     count = int(solver.state[weight]["n_iter"])

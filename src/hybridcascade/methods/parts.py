@@ -141,7 +141,7 @@ def mild_views(images: Tensor, count: int) -> list[Tensor]:
                 f"{count} views of each picture were asked for, but features of {images.shape[1]} are stored: "
                 "the method must name as many in `feature_needs`"
             )
-        return list(images[:, :count].split(1, dim=1))
+        return [images[:, view : view + 1] for view in range(count)]
     height, width = images.shape[-2:]
     high, wide = round(0.85 * height), round(0.85 * width)
     views = [images, images.flip(-1)][:count]
