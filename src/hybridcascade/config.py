@@ -141,7 +141,8 @@ class TrainConfig:
     """Seed of everything drawn at random: 0 or above."""
 
     descriptions: str | None = None
-    """JSON file {class: [sentence, ...]} with descriptions of the classes (LaFTer's format)."""
+    """Descriptions of the classes: a JSON file {class: [sentence, ...]} (LaFTer's format), or a set of the package:
+    mikels8, ekman6_neutral."""
 
     templates: str | None = None
     """Sentences for the class names: general, evoked_emotion, or a text file with one a line, {} for the name.
@@ -305,7 +306,9 @@ class TrainConfig:
         if self.resume and not self.out:
             raise SettingsError("--resume needs --out with the run folder to go on with")
         if self.text_mode == "descriptions" and not self.descriptions:
-            raise SettingsError("text mode 'descriptions' needs --descriptions FILE with {class: [sentence, ...]}")
+            raise SettingsError(
+                "text mode 'descriptions' needs --descriptions: mikels8, ekman6_neutral, or a JSON file"
+            )
         if self.descriptions and self.text_mode in ("names", "templates"):
             raise SettingsError(f"--descriptions is given, but text mode {self.text_mode!r} does not read it")
         if self.use_labels and not hasattr(method_settings(self.method), "distribution_share"):

@@ -11,8 +11,7 @@ from torch import Tensor
 
 from hybridcascade.backbone.clip import ClipBackbone
 from hybridcascade.backbone.text_bank import TextBank
-from hybridcascade.data.texts import TEMPLATE_SETS, LabeledText, build_texts, read_descriptions
-from hybridcascade.errors import TextError
+from hybridcascade.data.texts import LabeledText, build_texts, read_descriptions, read_templates
 from hybridcascade.types import TextBatch
 
 __all__ = ["EncodedTexts", "choose_texts", "encode_texts"]
@@ -54,15 +53,15 @@ def choose_texts(
         method: registry key; under `auto`, `zero_shot` reads no descriptions.
         mode: auto, names, templates or descriptions.
         templates: name of a template set, a text file with one a line, or the sentences.
-        descriptions: LaFTer's JSON file, or its content.
+        descriptions: LaFTer's JSON file, the name of a set in the package (mikels8), or the content.
 
     Raises:
         TextError: the file is missing or wrong, or lacks a class.
     """
     if mode == "auto":
         mode = "descriptions" if descriptions and method != "zero_shot" else "templates"
-    if isinstance(templates, str) and templates not in TEMPLATE_SETS:
-        templates = _read_templates(Path(templates))
+    if isinstance(templates, str):
+        templates = read_templates(templates)
     if isinstance(descriptions, str):
         descriptions = read_descriptions(descriptions, classes) if mode == "descriptions" else None
     return tuple(build_texts(classes, mode, templates, descriptions))
@@ -73,12 +72,3 @@ def encode_texts(backbone: ClipBackbone, texts: Sequence[LabeledText], cache: Pa
     bank = TextBank(backbone, cache)
     features = bank.encode([t.text for t in texts])
     return EncodedTexts(tuple(texts), features.float().cpu(), bank.truncated)
-
-
-def _read_templates(path: Path) -> list[str]:
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        sets = ", ".join(TEMPLATE_SETS)
-        raise TextError(f"templates {str(path)!r}: expected a text file or one of {sets}; {error}") from error
-    return [line.strip() for line in lines if line.strip()]

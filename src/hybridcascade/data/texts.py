@@ -18,13 +18,17 @@ from hybridcascade.data.messages import complaint, place, shown
 from hybridcascade.errors import TextError, UnknownNameError, did_you_mean
 
 __all__ = [
+    "DESCRIPTION_SETS",
+    "META_KEY",
     "TEMPLATE_SETS",
     "TEXT_MODES",
     "LabeledText",
     "TextMode",
     "build_texts",
     "default_templates",
+    "description_file",
     "read_descriptions",
+    "read_templates",
 ]
 
 log = logging.getLogger(__name__)
@@ -53,6 +57,15 @@ TEMPLATE_SETS: dict[str, tuple[str, ...]] = {
     ),
 }
 """Named template sets; `{}` is the place of the class name."""
+
+DESCRIPTION_SETS: dict[str, str] = {
+    "mikels8": "Mikels' eight emotions, 40 captions a class of what evokes them",
+    "ekman6_neutral": "Ekman's six emotions and neutral, 40 captions a class of what evokes them",
+}
+"""Descriptions in the package, by name: each is `texts/NAME.json` beside this module."""
+
+META_KEY = "_meta"
+"""Key of a description file that is no class: where the sentences come from."""
 
 _EMOTIONS = frozenset(
     {
@@ -166,15 +179,41 @@ def _described(classes: Sequence[str], descriptions: Mapping[str, Sequence[str]]
     return descriptions
 
 
+def read_templates(name: str) -> tuple[str, ...] | list[str]:
+    """Return the sentences of a template set, or of a UTF-8 text file with one a line.
+
+    Raises:
+        TextError: neither a set nor a file that can be read.
+    """
+    if name in TEMPLATE_SETS:
+        return TEMPLATE_SETS[name]
+    try:
+        lines = Path(name).read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        sets = ", ".join(TEMPLATE_SETS)
+        raise TextError(f"templates {name!r}: expected a text file or one of {sets}; {error}") from error
+    return [line.strip() for line in lines if line.strip()]
+
+
+def description_file(name: str | PathLike[str]) -> Path:
+    """Return the file of descriptions that is meant: a set of the package by its name, or a path.
+
+    A file that is called like a set is meant by a path with a folder, such as `./mikels8`.
+    """
+    if isinstance(name, str) and name in DESCRIPTION_SETS:
+        return Path(__file__).with_name("texts") / f"{name}.json"
+    return Path(name)
+
+
 def read_descriptions(path: str | PathLike[str], classes: Sequence[str]) -> dict[str, list[str]]:
     """Read LaFTer's description format, `{class: [sentence, ...]}`, as it is.
 
     A key matches its class exactly, or else when only case, underscores or blanks differ (LaFTer's
     own files mix `polar_bear` and `polar bear`). Classes of the file that are not asked for are
-    logged and left out.
+    logged and left out; a key `_meta` that holds an object is a note on the file and passed over.
 
     Args:
-        path: UTF-8 JSON file.
+        path: UTF-8 JSON file, or the name of a set of `DESCRIPTION_SETS`.
         classes: the class names to find.
 
     Returns:
@@ -185,7 +224,7 @@ def read_descriptions(path: str | PathLike[str], classes: Sequence[str]) -> dict
             message names it and the nearest key).
     """
     file = str(path)
-    loaded = _load_json(Path(path))
+    loaded = _load_json(description_file(path))
     found: dict[str, list[str]] = {}
     by_key = {class_key(key): key for key in loaded}
     used: set[str] = set()
@@ -213,7 +252,8 @@ def _load_json(path: Path) -> dict[str, list[str]]:
         loaded = json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=_Pairs)
     except OSError as error:
         found = error.strerror or str(error)
-        raise TextError(complaint(file, "a description file", found, "Check the path")) from error
+        remedy = f"Check the path, or name a set: {', '.join(DESCRIPTION_SETS)}"
+        raise TextError(complaint(file, "a description file", found, remedy)) from error
     except UnicodeDecodeError as error:
         raise TextError(complaint(file, "UTF-8 text", str(error), "Save the file as UTF-8")) from error
     except json.JSONDecodeError as error:
@@ -223,6 +263,8 @@ def _load_json(path: Path) -> dict[str, list[str]]:
         raise TextError(complaint(file, "{class: [sentence, ...]}", type(loaded).__name__, "Correct the file"))
     result: dict[str, list[str]] = {}
     for key, sentences in loaded:
+        if key == META_KEY and isinstance(sentences, _Pairs):
+            continue
         if key in result:
             raise TextError(complaint(file, "each class once", f"{key!r} twice", "Join the two lists"))
         if not isinstance(sentences, list) or not all(isinstance(s, str) and s.strip() for s in sentences):

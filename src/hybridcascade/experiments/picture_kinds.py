@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hybridcascade.config import at_least, one_of
+from hybridcascade.data.texts import description_file
 from hybridcascade.errors import SettingsError
 from hybridcascade.experiments.kinds import ArenaKind, register_arena
 
@@ -45,7 +46,8 @@ class PicturesSpec:
     """Sentences for the class names: a set of templates or a file; left out: what fits the classes."""
 
     descriptions: str | None = None
-    """JSON file {class: [sentence, ...]}; left out: the templates stand in."""
+    """JSON file {class: [sentence, ...]}, or a set of the package (mikels8, ekman6_neutral); left out: the templates
+    stand in."""
 
     weights: str | None = None
     """File of CLIP weights for the recipe's `backbone`, which then names the model alone."""
@@ -65,9 +67,10 @@ class PicturesSpec:
         from hybridcascade.data.sources import open_source
 
         digest = hashlib.sha256(open_source(self.data).fingerprint().encode())
-        for file in (self.weights, self.descriptions):
-            if file is not None:
-                digest.update(_existing(file).read_bytes())
+        if self.weights is not None:
+            digest.update(_existing(self.weights).read_bytes())
+        if self.descriptions is not None:
+            digest.update(_existing(str(description_file(self.descriptions))).read_bytes())
         return digest.hexdigest()
 
     def weights_file(self) -> Path | None:
