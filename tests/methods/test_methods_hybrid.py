@@ -112,7 +112,7 @@ def test_teacher_labels_are_keyed_by_row_whatever_the_order(deep_backbone, deep_
 
 
 def test_teacher_averages_the_features_of_its_views(deep_backbone, deep_world):
-    method = hybrid(deep_backbone, deep_world, teacher_views=3)
+    method = hybrid(deep_backbone, deep_world, teacher_views=3, teacher="ema")
     method.begin_phase("image", deep_world.plain_batches())
     views = mild_views(deep_world.plain, 3)
     mean = torch.stack([zero_shot_logits(deep_backbone, deep_world, view) for view in views]).mean(dim=0)

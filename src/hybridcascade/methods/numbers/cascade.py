@@ -77,7 +77,7 @@ class HybridCascadeSettings:
     prompt_init: str = "neutral"
     """`neutral` (no effect at the start) or `uniform` (random)."""
 
-    teacher: str = "ema"
+    teacher: str = "frozen"
     """frozen (labels once, before training), or mixed each epoch with the live or the ema model."""
 
     teacher_source: str = "zero_shot"
