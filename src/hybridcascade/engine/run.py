@@ -228,10 +228,7 @@ def _run_phase(
     done = int(saved[KEY]["epochs_done"]) if saved else 0
     history = _history(folder, order, phase, done)
     if saved and done == numbers.epochs:
-        tensors = {k.removeprefix(MODULE_PREFIX): v for k, v in saved["state_dict"].items()}
-        restore(method, tensors, saved[KEY]["omitted"], str(file))
-        for watch in (c for c in options["callbacks"] if isinstance(c, EpochWatch) and phase not in method.solves):
-            watch.take_finished(phase, method, saved)
+        _restore_finished(method, phase, saved, str(file), options["callbacks"])
         _log.info("phase %s is finished already (%d epochs): nothing to do", phase, done)
         steps = int(saved[KEY]["steps"])
         return PhaseRecord(phase, done, steps, "already finished", time.perf_counter() - start, history)
@@ -263,6 +260,17 @@ def _run_phase(
     method.zero_grad(set_to_none=True)
     status, seconds = "resumed" if saved else "trained", time.perf_counter() - start
     return PhaseRecord(phase, numbers.epochs, module.steps_done, status, seconds, (*history, *new))
+
+
+def _restore_finished(
+    method: Method, phase: str, saved: Mapping[str, Any], file: str, callbacks: Sequence[Callback]
+) -> None:
+    """Give the method the state that the phase ended with; a watch that chose an epoch does so again."""
+    tensors = {k.removeprefix(MODULE_PREFIX): v for k, v in saved["state_dict"].items()}
+    restore(method, tensors, saved[KEY]["omitted"], file)
+    for callback in callbacks:
+        if isinstance(callback, EpochWatch) and phase not in method.solves:
+            callback.take_finished(phase, method, saved)
 
 
 def _history(folder: RunFolder | None, order: Sequence[str], phase: str, done: int) -> tuple[EpochRecord, ...]:
