@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 
+from hybridcascade.data.sources import MemorySource
 from hybridcascade.errors import OutputExistsError, SettingsError, UnknownNameError
 from hybridcascade.experiments import rows as rows_module
 from hybridcascade.experiments.arena import class_shares, sandbox_arena
@@ -209,3 +210,22 @@ def test_a_row_is_trained_and_only_then_measured(
     assert torch.equal(again.probabilities, done["lafter"].probabilities)
     free = run_row(made, plan_row(read, "hybrid_cascade"), 0, "cpu")
     assert not torch.equal(free.probabilities, done["on_votes"].probabilities)
+
+
+def test_a_share_of_the_targets_leaves_the_others_unlabelled_or_out():
+    """The same tenth for both rows; nothing else about the arena changes."""
+    images = torch.zeros(20, 4, 4, 3, dtype=torch.uint8).numpy()
+    train = MemorySource(images, [f"p{row}" for row in range(20)])
+    targets = torch.rand(20, 3, generator=torch.Generator().manual_seed(0)).softmax(dim=1)
+    arena = SimpleNamespace(train=train, targets=lambda kind: targets)
+    both = [
+        rows_module._supervision(arena, SimpleNamespace(targets="votes", target_share=0.25, target_rest=rest), 3)
+        for rest in ("unlabelled", "left_out")
+    ]
+    (whole, some), (part, only) = both
+    known = some.sum(dim=1) > 0
+    assert len(whole) == 20
+    assert int(known.sum()) == len(part) == 5
+    assert torch.equal(some[known], only)
+    assert torch.equal(some[known], targets[known])
+    assert list(part.ids) == [f"p{row}" for row in known.nonzero().flatten().tolist()]

@@ -63,11 +63,22 @@ class RowChanges:
     targets: str | None = None
     """Train on targets: default (the arena's), or a kind that the arena has, such as votes."""
 
+    target_share: float = 1.0
+    """Share of the training pictures that have targets, chosen by a hash of seed and id."""
+
+    target_rest: str = "unlabelled"
+    """The others: unlabelled, or left_out."""
+
     texts: str | None = None
     """templates or descriptions; left out: templates for zero_shot, descriptions for all others."""
 
     why: str = ""
     """What a component is about, for ablations."""
+
+    def __post_init__(self) -> None:
+        one_of("target_rest", self.target_rest, ("unlabelled", "left_out"))
+        if not 0 < self.target_share <= 1:
+            raise SettingsError(f"target_share must be above 0 and at most 1, got {self.target_share}")
 
     def train_keys(self) -> dict[str, Any]:
         """The part that `TrainConfig` has fields for, as a mapping to lay over another."""
@@ -132,6 +143,8 @@ class RowPlan:
         phases: numbers of each phase, in order.
         view: strong view.
         targets: None for label-free training, else a kind of targets (`default`: the arena's own).
+        target_share: share of the pictures that have targets.
+        target_rest: unlabelled or left_out: what becomes of the others.
         texts: templates or descriptions.
         tune: full or heads; full for a method that has no frozen-feature mode. The phases say the same.
         why: what the row is about, for ablations.
@@ -146,6 +159,8 @@ class RowPlan:
     texts: str
     tune: str = "full"
     why: str = ""
+    target_share: float = 1.0
+    target_rest: str = "unlabelled"
 
     def values(self) -> dict[str, Any]:
         """Plain values of everything that decides the result; label and reason do not."""
@@ -156,6 +171,7 @@ class RowPlan:
             "view": self.view,
             "targets": self.targets,
             "texts": self.texts,
+            **({"target_share": [self.target_share, self.target_rest]} if self.target_share < 1 else {}),
         }
 
     def key(self, arena: Mapping[str, Any], seed: int) -> str:
@@ -255,7 +271,7 @@ def plan_row(recipe: Recipe, name: str, tune: str = "full", changes: RowChanges 
     return RowPlan(
         label=name, method=method, settings=dataclasses.asdict(settings), phases=config.phases(),
         view=config.view or default_view(method), targets=targets, texts=texts, tune=tune,
-        why=own.why if changes is None else changes.why,
+        why=own.why if changes is None else changes.why, target_share=own.target_share, target_rest=own.target_rest,
     )  # fmt: skip
 
 

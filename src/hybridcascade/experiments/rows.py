@@ -14,6 +14,7 @@ from torch import Tensor
 from hybridcascade.compose import build_method, plain_view_of, tune
 from hybridcascade.data.loaders import image_loader
 from hybridcascade.data.sources import PictureSource
+from hybridcascade.data.targets import choose_share
 from hybridcascade.engine.feature_store import FeatureStore
 from hybridcascade.engine.records import PhaseRecord
 from hybridcascade.engine.watching import EpochWatch
@@ -98,14 +99,14 @@ def run_row(
     torch.manual_seed(seed)  # whatever draws without a seed of its own draws the same in a resumed comparison
     images = method_entry(plan.method).images
     texts = arena.texts.get(plan.texts, arena.texts["templates"])
-    targets = None if plan.targets is None else arena.targets(plan.targets)
+    train, targets = _supervision(arena, plan, seed)
     began = time.perf_counter()
     # tuning changes LayerNorms in place: every row has a tower of its own
     method = build_method(
         plan.method, copy.deepcopy(arena.backbone), texts, len(arena.classes), seed, dict(plan.settings)
     )
     records = tune(
-        method, plan.phases, texts, arena.train if images != "none" else None, targets=targets, view=plan.view,
+        method, plan.phases, texts, train if images != "none" else None, targets=targets, view=plan.view,
         seed=seed, progress=progress, device=device, features=features, watch=watch,
     )  # fmt: skip
     seconds = time.perf_counter() - began
@@ -120,6 +121,21 @@ def run_row(
         method=method.cpu(),
         probabilities=probabilities,
     )
+
+
+def _supervision(arena: Arena, plan: RowPlan, seed: int) -> tuple[PictureSource, Tensor | None]:
+    """Training pictures and their targets `[N, K]`; a row of zeros has none."""
+    if plan.targets is None:
+        return arena.train, None
+    targets = arena.targets(plan.targets)
+    if plan.target_share == 1:
+        return arena.train, targets
+    chosen = choose_share(arena.train.ids, range(len(arena.train)), plan.target_share, seed)
+    if plan.target_rest == "left_out":
+        return arena.train.take(chosen), targets[chosen]
+    some = torch.zeros_like(targets)
+    some[chosen] = targets[chosen]
+    return arena.train, some
 
 
 def predict(method: Method, source: PictureSource, device: str = "auto") -> Tensor:
