@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -29,9 +31,9 @@ def kind_prototypes(features: Tensor, labels: Tensor, class_count: int, kinds: T
     """
     whole = class_prototypes(features, labels, class_count)
     found = []
-    for kind in [] if kinds is None else kinds.unique().tolist():
+    for kind in [] if kinds is None else sorted(set(kinds.tolist())):
         chosen = kinds == kind
-        if len(labels[chosen].unique()) == class_count:
+        if len(set(labels[chosen].tolist())) == class_count:
             found.append(class_prototypes(features[chosen], labels[chosen], class_count))
     return torch.stack(found or [whole])
 
@@ -60,7 +62,7 @@ def matching_temperature(logits: Tensor, reference: Tensor) -> float:
     wanted = float(reference.double().softmax(dim=1).amax(dim=1).mean())
     low, high = 0.1, 10.0
     for _ in range(60):
-        middle = (low * high) ** 0.5
+        middle = math.sqrt(low * high)
         sure = float((logits.double() / middle).softmax(dim=1).amax(dim=1).mean())
         low, high = (middle, high) if sure > wanted else (low, middle)
-    return (low * high) ** 0.5
+    return math.sqrt(low * high)
