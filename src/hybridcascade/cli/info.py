@@ -18,7 +18,7 @@ from hybridcascade.engine.folder import RunFolder
 from hybridcascade.engine.schedules import SCHEDULES
 from hybridcascade.errors import CheckpointError, SettingsError, UnknownNameError
 from hybridcascade.methods.registry import METHODS
-from hybridcascade.methods.settings import HEADS, PhaseDefaults, default_phases, default_view, method_settings
+from hybridcascade.methods.settings import HEADS, default_phases, default_view, method_settings
 from hybridcascade.recipes import shipped_recipes
 
 __all__ = ["LISTS", "describe_run", "parser", "run"]
@@ -108,17 +108,19 @@ def describe_method(name: str) -> dict[str, Any]:
             "view": default_view(name),
             "tune": ", ".join(entry.tunes),
         },
-        "phases": {phase: _one_line(dataclasses.asdict(p)) for phase, p in _phases(name).items()},
+        "phases": _phases(name),
         "settings (--set key=value)": {
             f.name: f"{_default(f)}  {meaning.get(f.name, '')}" for f in dataclasses.fields(kind)
         },
     }
 
 
-def _phases(name: str) -> dict[str, PhaseDefaults]:
-    """The phases of a method, and what a heads phase would be."""
-    heads = {"heads (--tune heads, --warm_start)": HEADS[name]} if name in HEADS else {}
-    return default_phases(name) | heads
+def _phases(name: str) -> dict[str, str]:
+    """The phases of a method with their numbers, and what a heads phase would be."""
+    phases = {phase: _one_line(dataclasses.asdict(numbers)) for phase, numbers in default_phases(name).items()}
+    if name in HEADS:
+        phases["heads"] = f"{_one_line(dataclasses.asdict(HEADS[name]))} (with --tune heads or --warm_start)"
+    return phases
 
 
 def describe_run(path: Path) -> dict[str, Any]:

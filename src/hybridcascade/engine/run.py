@@ -234,11 +234,9 @@ def _run_phase(
         return PhaseRecord(phase, done, steps, "already finished", time.perf_counter() - start, history)
     if phase in method.solves:
         solved = solve_phase(
-            method, phase, plain=data.plain, targets=data.targets, file=file, seed=seed, baseline=baseline,
+            method, phase, plain=data.plain, targets=data.targets, folder=folder, seed=seed, baseline=baseline,
             identity=identity, accelerator=options["accelerator"],
         )  # fmt: skip
-        if folder:
-            folder.append_metrics(solved)
         return PhaseRecord(phase, 1, solved.step, "trained", time.perf_counter() - start, (solved,))
     new: list[EpochRecord] = []
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from hybridcascade.engine.checkpoints import KEY, MODULE_PREFIX, AtomicCheckpointIO
+from hybridcascade.engine.folder import RunFolder
 from hybridcascade.engine.module import OnDevice, seed_all
 from hybridcascade.engine.records import EpochRecord
 from hybridcascade.engine.state import checksums, select
@@ -46,7 +47,7 @@ def solve_phase(
     *,
     plain: Iterable[ImageBatch] | None,
     targets: Tensor | None,
-    file: Path | None,
+    folder: RunFolder | None,
     seed: int,
     baseline: Mapping[str, int],
     identity: Mapping[str, Any],
@@ -59,7 +60,7 @@ def solve_phase(
         phase: one of `method.solves`.
         plain: all training pictures (or stored features) once, in order.
         targets: target distributions by row, `[N, K]`, or None.
-        file: the checkpoint to write, or None.
+        folder: of the run, for the checkpoint and the record; None keeps nothing.
         seed: the run's seed.
         baseline: checksums that tell which parameters need not be saved.
         identity: settings that a resume must share.
@@ -88,9 +89,11 @@ def solve_phase(
     method.to("cpu")
     check_solved(method, phase, declared, before)
     scalars = {name: float(value) for name, value in report.scalars.items()}
-    if file is not None:
-        _save(method, phase, file, baseline, identity)
-    return EpochRecord(phase, 0, 1, loss, scalars, {}, time.perf_counter() - began)
+    record = EpochRecord(phase, 0, 1, loss, scalars, {}, time.perf_counter() - began)
+    if folder is not None:
+        _save(method, phase, folder.checkpoints / f"{phase}.ckpt", baseline, identity)
+        folder.append_metrics(record)
+    return record
 
 
 def _save(method: Method, phase: str, file: Path, baseline: Mapping[str, int], identity: Mapping[str, Any]) -> None:
