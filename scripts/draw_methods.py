@@ -181,7 +181,7 @@ DRAWINGS: dict[str, Drawing] = {
             Box("p", (5.2, 1.25), "softmax:\nprediction", "result"),
         ],
         "a>w w>k k>y b>v v>s0 v>s1 v>s2 v>f s0>z0 s1>z1 s2>z2 z0>h0 z1>h1 z2>h2 f>h3 h0>u h1>u h2>u h3>u u>p y~p",
-        "Colours are aligned before the tower. From the second epoch on, half of a label is the averaged model's own.",
+        "Colours are aligned before the tower; the labels are made once, before training.",
     ),
     "linear_probe": Drawing(
         [
