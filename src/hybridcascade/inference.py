@@ -56,7 +56,7 @@ def collect_pictures(inputs: Any, allow_outside: bool = False) -> PictureSource:
         inputs = list(inputs)
         inputs = inputs[0] if len(inputs) == 1 and isinstance(inputs[0], str | PathLike) else inputs
     if allow_outside and isinstance(inputs, str | PathLike):
-        return open_source(inputs, allow_outside=True).unlabeled()
+        return open_source(inputs, allow_outside=True, form="none").unlabeled()
     return open_pictures(inputs)
 
 

@@ -333,7 +333,8 @@ def no_such_split(name: str, split: str, present: Iterable[str | None]) -> str:
     """Return the message for a split that nothing is in."""
     splits = sorted({part for part in present if part is not None})
     found = f"the splits {', '.join(splits)}" if splits else "no splits"
-    return complaint(name, f"pictures of split {split!r}", found, "Choose another split, or none")
+    remedy = "Choose another split, or none" if splits else "Leave the split out, or make one: --make_split hash:0.8"
+    return complaint(name, f"pictures of split {split!r}", found, remedy)
 
 
 def _vote_rows(

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+from typing import TYPE_CHECKING
 
 from hybridcascade.data.messages import complaint
-from hybridcascade.data.pictures import PictureSource
 from hybridcascade.errors import DataError
+
+if TYPE_CHECKING:  # the readers, which use `position_of`, need no torch
+    from hybridcascade.data.pictures import PictureSource
 
 __all__ = ["position_of", "take_share"]
 

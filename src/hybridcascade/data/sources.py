@@ -28,6 +28,9 @@ from hybridcascade.data.pictures import (
     StoredPicture,
     no_such_split,
 )
+from hybridcascade.data.published import open_published, split_by_rule
+from hybridcascade.data.readers.base import Place
+from hybridcascade.data.readers.catalogue import AUTO, NONE, check_format
 from hybridcascade.data.tables import TABLE_ENDINGS, Table, read_table
 from hybridcascade.data.trees import FolderTree, Tree, endings, is_picture
 from hybridcascade.errors import DataError, ManifestError, PictureError
@@ -61,32 +64,48 @@ def open_source(
     allow_outside: bool = False,
     strict: bool = False,
     max_pixels: int = MAX_PIXELS,
+    form: str = AUTO,
+    make_split: str | None = None,
 ) -> PictureSource:
     """Open a source of pictures. No picture is decoded unless `strict`.
 
     Args:
         path: a picture; a folder (searched to its bottom); a manifest `.csv`, `.tsv`, `.parquet` or
             `.jsonl`; or a zip. A folder or zip with a manifest at its top (`manifest.*`, else the only
-            table with a column `path`) is read through it; else folders per class are recognised.
+            table with a column `path`) is read through it; else the layouts of published data sets
+            (`data/readers`) and folders per class are recognised. A `split_zhou_*.json` is one too.
         classes: what labels must be; leave it out where labels are not to be used. None takes the
             classes as found.
         split: keep only this split.
         allow_outside: let a manifest's paths leave its folder.
         strict: decode every picture once and stop at the first that cannot be read.
         max_pixels: pictures with more pixels are refused when they are opened.
+        form: the layout: `auto`, `none` (a manifest or folders, no published data set), or a reader with its
+            options, such as `emotion6@classes=6`; then no manifest is looked for.
+        make_split: rule that gives pictures a split where the data has none, such as `hash:0.8`.
 
     Raises:
-        DataError: nothing there, nothing to read, a damaged archive, or an unknown split.
+        SettingsError: no such layout or rule.
+        DataError: nothing there, nothing to read, a damaged archive, an unknown split, or `make_split` where
+            there is a split already.
         ManifestError: the first wrong row of a manifest, with file, row and column.
         PictureError: with `strict`, the first unreadable picture.
     """
+    check_format(form)
+    if make_split is not None:
+        whole = open_source(path, classes, None, allow_outside, strict, max_pixels, form)
+        source = split_by_rule(whole, make_split)
+        return source if split is None else source.subset(split)
     place = Path(path)
     if place.is_dir():
-        source = _open_tree(FolderTree(place), classes, split, allow_outside, max_pixels)
+        source = _open_tree(FolderTree(place), classes, split, allow_outside, max_pixels, form)
     elif not place.is_file():
         raise DataError(complaint(str(path), "a picture, folder, manifest or zip", "nothing", "Check the path"))
     elif place.suffix.lower() == ".zip":
-        source = _open_tree(ZipTree(place), classes, split, False, max_pixels)
+        source = _open_tree(ZipTree(place), classes, split, False, max_pixels, form)
+    elif place.suffix.lower() == ".json" and form != NONE:
+        at = Place(FolderTree(place.parent), place.name)
+        source = _part(open_published(at, "split_zhou" if form == AUTO else form, classes, max_pixels), split)
     elif place.suffix.lower() in TABLE_ENDINGS:
         tree = FolderTree(place.parent)
         source = _open_manifest(tree, place.name, str(path), classes, split, allow_outside, max_pixels)
@@ -102,12 +121,14 @@ def open_source(
 
 
 def _open_tree(
-    tree: Tree, classes: Sequence[str] | None, split: str | None, allow_outside: bool, max_pixels: int
+    tree: Tree, classes: Sequence[str] | None, split: str | None, allow_outside: bool, max_pixels: int, form: str
 ) -> PictureSource:
     files = tree.files()
-    if (manifest := _find_manifest(tree, files)) is not None:
+    if form in (AUTO, NONE) and (manifest := _find_manifest(tree, files)) is not None:
         shown = f"{tree.name}/{manifest}"
         return _open_manifest(tree, manifest, shown, classes, split, allow_outside, max_pixels)
+    if form != NONE and (known := open_published(Place(tree, files=files), form, classes, max_pixels)) is not None:
+        return _part(known, split)
     names = [name for name in files if is_picture(name)]
     if not names:
         remedy = "Check the path; pictures end in .jpg, .png, .webp, .tif, ..."
@@ -119,7 +140,11 @@ def _open_tree(
         for name, label, part in zip(names, layout.labels, layout.splits, strict=True)
     ]
     pictures = [StoredPicture(tree, name, max_pixels) for name in names]
-    source = PictureSource(samples, pictures, layout.classes, tree.name)
+    return _part(PictureSource(samples, pictures, layout.classes, tree.name), split)
+
+
+def _part(source: PictureSource | None, split: str | None) -> PictureSource:
+    assert source is not None
     return source if split is None else source.subset(split)
 
 
@@ -248,7 +273,8 @@ def open_pictures(
         DataError: as `open_source`, an empty list, or an id twice.
     """
     if isinstance(items, str | PathLike):
-        return open_source(items, max_pixels=max_pixels).unlabeled()
+        # What is to be predicted is what lies there, not what the lists of a data set say.
+        return open_source(items, max_pixels=max_pixels, form=NONE).unlabeled()
     if isinstance(items, Image.Image):
         items = [items]
     if not len(items):
@@ -264,7 +290,7 @@ def _item(item: str | PathLike[str] | Image.Image | NDArray[np.uint8], number: i
         item = Image.fromarray(item)
     if isinstance(item, Image.Image):
         return PictureSource([Sample(f"image-{number:04d}")], [HeldPicture(item)], None, f"picture {number}")
-    source = open_source(item, max_pixels=max_pixels).unlabeled()
+    source = open_source(item, max_pixels=max_pixels, form=NONE).unlabeled()
     written = Path(item).as_posix()
     whole = Path(item).is_file() and len(source) == 1 and source.ids[0] == Path(item).name
     ids = [written] if whole else [f"{written}/{name}" for name in source.ids]

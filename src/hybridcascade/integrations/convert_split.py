@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import os
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hybridcascade.data.messages import complaint, shown
+from hybridcascade.data.messages import complaint
+from hybridcascade.data.readers.coop import SplitNames, parse_split, split_entries
 from hybridcascade.engine.atomic import write_text
 from hybridcascade.errors import ManifestError
 
 __all__ = ["ConvertedSplit", "convert_split"]
-
-_SPLITS = ("train", "val", "test")
 
 
 @dataclass(frozen=True)
@@ -71,15 +69,13 @@ def convert_split(file: str | Path, images: str | Path, manifest: str | Path) ->
     base, home = Path(images), Path(manifest).resolve().parent
     if not base.is_dir():
         raise ManifestError(complaint(str(images), "the folder of the pictures", "nothing", "Name it with --images"))
-    names: dict[int, str] = {}
+    names = SplitNames(str(file))
     rows: list[tuple[str, str, str]] = []
     lost: list[str] = []
     seen: dict[str, str] = {}
-    for split, number, written, label, name in _entries(str(file), content):
+    for split, number, written, label, name in split_entries(str(file), content):
         where = f"{file}, {split!r}, entry {number}"
-        if names.setdefault(label, name) != name:
-            found = f"{name!r} for number {label}, which was {names[label]!r} before"
-            raise ManifestError(complaint(where, "one class name for each number", found, "Correct the file"))
+        names.add(label, name, where)
         if written in seen:
             found = f"{written!r}, already in {seen[written]!r}"
             raise ManifestError(complaint(where, "each picture once", found, "Remove one of the two"))
@@ -92,38 +88,17 @@ def convert_split(file: str | Path, images: str | Path, manifest: str | Path) ->
         raise ManifestError(
             complaint(str(base), "every picture of the split", found, "Check --images, or load the data")
         )
-    _check_names(str(file), names)
-    return ConvertedSplit(tuple(rows), tuple(names[number] for number in sorted(names)))
+    return ConvertedSplit(tuple(rows), names.in_order())
 
 
 def _read(path: Path) -> Mapping[str, Any]:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        return parse_split(path.read_text(encoding="utf-8"), str(path))
     except OSError as error:
         found = error.strerror or str(error)
         raise ManifestError(complaint(str(path), "a split file", found, "Check the path")) from error
-    except ValueError as error:
+    except UnicodeDecodeError as error:
         raise ManifestError(complaint(str(path), "valid JSON", str(error), "Copy the file again")) from error
-    if not isinstance(content, dict) or not content or not set(content) <= set(_SPLITS):
-        found = f"the keys {', '.join(map(repr, content))}" if isinstance(content, dict) else type(content).__name__
-        wanted = "the keys 'train', 'val', 'test' with lists of [path, number, class name]"
-        raise ManifestError(complaint(str(path), wanted, found, "Give a split_zhou file"))
-    return content
-
-
-def _entries(file: str, content: Mapping[str, Any]) -> Iterator[tuple[str, int, str, int, str]]:
-    for split, entries in content.items():
-        for number, entry in enumerate(entries, start=1):
-            fits = isinstance(entry, list) and len(entry) == 3
-            if not fits or not isinstance(entry[0], str) or not isinstance(entry[2], str) or not _is_number(entry[1]):
-                wanted = "[path, number, class name]"
-                where = f"{file}, {split!r}, entry {number}"
-                raise ManifestError(complaint(where, wanted, shown(entry), "Correct the file"))
-            yield split, number, entry[0], int(entry[1]), entry[2]
-
-
-def _is_number(value: object) -> bool:
-    return type(value) is int or (isinstance(value, str) and value.isdigit())
 
 
 def _below(base: Path, written: str, home: Path, where: str) -> str:
@@ -133,12 +108,3 @@ def _below(base: Path, written: str, home: Path, where: str) -> str:
     except ValueError as error:
         remedy = "Write the manifest into a folder above the pictures (--out), or move the pictures"
         raise ManifestError(complaint(where, f"a path below {home}", repr(str(place)), remedy)) from error
-
-
-def _check_names(file: str, names: Mapping[int, str]) -> None:
-    twice = [name for name, count in Counter(names.values()).items() if count > 1]
-    if twice:
-        numbers = sorted(number for number, name in names.items() if name == twice[0])
-        found = f"{twice[0]!r} for the numbers {numbers}"
-        remedy = "Here a class is its name: rename one of the two"
-        raise ManifestError(complaint(file, "a class name of its own for each number", found, remedy))
