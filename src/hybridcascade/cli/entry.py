@@ -22,7 +22,10 @@ COMMANDS: dict[str, str] = {
     "compare": "compare methods over seeds and recipes, with intervals and p-values",
     "ablate": "switch the components of a method one at a time",
     "select": "name the method or run to use, without labels",
+    "texts": "compare templates and descriptions of the classes",
     "info": "what there is to choose from, or what is in a run folder",
+    "describe": "let a language model write texts about your classes",
+    "data": "look through a data set: format, balance, votes, duplicates; or write its manifest",
     "convert": "recipes and manifests from files of CoOp, Dassl and LaFTer",
     "doctor": "check this installation",
 }
