@@ -36,7 +36,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "sandbox": {"types"},
     "experiments": {
         "types", "data", "backbone", "cascade", "labelling", "methods", "engine", "evaluation", "sandbox",
-        "cachedir", "compose", "config", "encoded", "inference", "recipes", "watching",
+        "cachedir", "compose", "config", "encoded", "inference", "recipes", "supervision", "watching",
     },
     "integrations": {
         "types", "data", "backbone", "cascade", "labelling", "methods", "engine", "evaluation", "sandbox",

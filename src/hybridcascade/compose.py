@@ -23,6 +23,7 @@ from hybridcascade.backbone.clip import ClipBackbone
 from hybridcascade.backbone.loading import load_backbone
 from hybridcascade.cachedir import feature_cache_folder, text_cache_folder
 from hybridcascade.config import TrainConfig
+from hybridcascade.config_targets import space_of
 from hybridcascade.data.classes import read_classes
 from hybridcascade.data.loaders import image_loader, target_loader, unlabeled_loader
 from hybridcascade.data.sources import PictureSource, UnreadablePicture, drop_unreadable, open_source
@@ -43,7 +44,7 @@ from hybridcascade.methods.base import Method
 from hybridcascade.methods.registry import method_entry
 from hybridcascade.methods.settings import PhaseDefaults, default_view, method_settings
 from hybridcascade.stored_features import feature_layout, feature_table, stored_data
-from hybridcascade.supervision import choose_targets
+from hybridcascade.supervision import choose_targets, give_geometry
 from hybridcascade.watching import make_watch
 
 __all__ = [
@@ -163,6 +164,7 @@ def train(config: TrainConfig, source: PictureSource | None = None, progress: bo
     backbone.drop_text()
     settings = dataclasses.asdict(method_settings(config.method, config.settings))
     method = build_method(config.method, backbone, encoded, len(classes), config.seed, settings)
+    give_geometry(method, settings, classes, space_of(config.space, config.ring))
     parts = TunedParts(method, config.method, settings, classes, encoded, config.seed)
     folder = _open_folder(config, classes, source, backbone)
     with _log_file(folder):

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
 
 from hybridcascade.config import TrainConfig
 from hybridcascade.config_targets import prior_name, space_of
+from hybridcascade.data.emotions import EmotionSpace
 from hybridcascade.data.pictures import PictureSource
 from hybridcascade.data.priors import prior_matrix
 from hybridcascade.data.targets import Targets, make_targets
+from hybridcascade.methods.base import Method
 from hybridcascade.methods.registry import method_entry
 
-__all__ = ["choose_targets"]
+__all__ = ["choose_targets", "give_geometry"]
 
 
 def choose_targets(
@@ -50,3 +55,25 @@ def choose_targets(
         part = Targets(targets.distribution[rows], targets.known[rows], origins, targets.remarks)
         return source.take(rows), part
     return source, targets
+
+
+def give_geometry(
+    method: Method, settings: Mapping[str, Any], classes: Sequence[str], space: EmotionSpace | None
+) -> None:
+    """Tell a method how its classes lie to each other, where its settings `wheel` or `polarity_gate` ask for it.
+
+    Args:
+        method: freshly built.
+        settings: its numbers.
+        classes: K names.
+        space: emotion space that holds them, or None: then the method says what it misses when it labels.
+
+    Raises:
+        UnknownNameError: a class is not in the space.
+    """
+    if space is None or not (settings.get("wheel") or settings.get("polarity_gate")):
+        return
+    near = None if space.ring is None else torch.from_numpy(prior_matrix("wheel", classes, space))
+    polarity = space.polarity
+    signs = None if polarity is None else torch.tensor([polarity[space.classes[space.index(c)]] for c in classes])
+    method.set_geometry(near, signs)

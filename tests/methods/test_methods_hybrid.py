@@ -6,6 +6,7 @@ from torch.nn import functional
 
 from hybridcascade.cascade.losses import joint_loss, soft_cross_entropy, stage_consistency
 from hybridcascade.errors import DataError, SettingsError, TextError
+from hybridcascade.labelling.geometry import gate_polarity, spread_to_near
 from hybridcascade.labelling.sinkhorn import sinkhorn
 from hybridcascade.labelling.soft import make_labels, refine
 from hybridcascade.methods.hybrid_cascade import HybridCascade
@@ -376,3 +377,20 @@ def test_fixed_fusions(fusion, deep_backbone, deep_world):
     prediction = hybrid(deep_backbone, deep_world, fusion=fusion, predict_views=1)(deep_world.plain)
     expected = prediction.stage_logits[:, -1] if fusion == "last" else prediction.stage_logits.mean(dim=1)
     torch.testing.assert_close(prediction.logits, expected)
+
+
+def test_geometry_shapes_the_labels_and_is_in_no_saved_model(deep_backbone, deep_world):
+    signs = torch.tensor([1, 1, -1, -1])
+    near = torch.tensor([[0.7, 0.3, 0, 0], [0.3, 0.7, 0, 0], [0, 0, 0.7, 0.3], [0, 0, 0.3, 0.7]])
+    plain = hybrid(deep_backbone, deep_world, teacher_views=1)
+    plain.set_geometry(near, signs)  # both strengths are 0
+    plain.begin_phase("image", deep_world.plain_batches())
+    shaped = hybrid(deep_backbone, deep_world, teacher_views=1, wheel=0.4, polarity_gate=1.0)
+    with pytest.raises(SettingsError, match="need an emotion space"):
+        shaped.begin_phase("image", deep_world.plain_batches())
+    shaped.set_geometry(near, signs)
+    shaped.begin_phase("image", deep_world.plain_batches())
+    expected = spread_to_near(gate_polarity(plain.teacher_labels, signs, 1.0), near, 0.4)
+    torch.testing.assert_close(shaped.teacher_labels, expected)
+    assert not torch.allclose(shaped.teacher_labels, plain.teacher_labels, atol=1e-2)
+    assert shaped.artifact_state().keys() == plain.artifact_state().keys()

@@ -15,10 +15,12 @@ from torch import Tensor
 
 from hybridcascade.backbone.clip import ClipBackbone
 from hybridcascade.backbone.loading import load_backbone
+from hybridcascade.data.emotions import MIKELS8, EmotionSpace
 from hybridcascade.data.sources import MemorySource, PictureSource
 from hybridcascade.encoded import EncodedTexts, choose_texts, encode_texts
 from hybridcascade.errors import SettingsError, UnknownNameError
 from hybridcascade.experiments.kinds import ArenaMaker, SandboxSpec
+from hybridcascade.experiments.text_set import TextSet
 from hybridcascade.inference import pick_device
 from hybridcascade.sandbox.dataset import SandboxData, make_split
 from hybridcascade.sandbox.render import Domain
@@ -48,6 +50,7 @@ class Arena:
         validation: pictures that may choose, or None.
         ceiling: metrics of the best possible predictor, where known.
         words: which data and which model, for the caption of a table.
+        space: emotion space of the classes, where they are of one.
         other_targets: further targets of the training pictures by kind, `[N, K]` each.
     """
 
@@ -66,6 +69,7 @@ class Arena:
     validation: PictureSource | None = None
     ceiling: Mapping[str, float] | None = None
     words: str = ""
+    space: EmotionSpace | None = None
     other_targets: Mapping[str, Tensor] = field(default_factory=dict)
 
     def targets(self, kind: str = "default") -> Tensor:
@@ -118,8 +122,9 @@ def class_shares(
 
 
 def sandbox_arena(
-    spec: SandboxSpec, backbone: str = "nano", precision: str = "auto", device: str = "auto", with_clean: bool = True
-) -> ArenaMaker:
+    spec: SandboxSpec, backbone: str = "nano", precision: str = "auto", device: str = "auto", with_clean: bool = True,
+    text_sets: Sequence[TextSet] = (),
+) -> ArenaMaker:  # fmt: skip
     """Load the model and encode the texts of the sandbox; the result makes the arena of a seed.
 
     Args:
@@ -128,17 +133,19 @@ def sandbox_arena(
         precision: of the frozen weights.
         device: where to encode the texts and to train.
         with_clean: also make the test pictures without the shift, for the share of it that is recovered.
+        text_sets: further texts, under their keys.
 
     Raises:
         UnknownNameError: a present class is none of the sandbox's.
     """
     class_shares(CLASSES, spec.classes_present)  # a wrong name stops before the weights are loaded
+    more = {one.key(): one.build(CLASSES) for one in text_sets}
     clip = load_backbone(backbone, precision, str(pick_device(device)))
     texts = {
         "templates": choose_texts(CLASSES, "zero_shot", "templates", TEMPLATES),
         "descriptions": choose_texts(CLASSES, "lafter", "descriptions", TEMPLATES, descriptions()),
     }
-    encoded = {kind: encode_texts(clip, rows, None) for kind, rows in texts.items()}
+    encoded = {kind: encode_texts(clip, rows, None) for kind, rows in (texts | more).items()}
     clip.drop_text()
 
     def make(seed: int) -> Arena:
@@ -171,6 +178,7 @@ def _make_sandbox(
         clean_labels=None if clean is None else torch.from_numpy(clean.emotions),
         ceiling=bayes_ceiling(),
         words=_sandbox_words(spec, backbone),
+        space=MIKELS8,
         other_targets=targets,
     )
 

@@ -24,6 +24,7 @@ from hybridcascade.experiments.plans import RowPlan
 from hybridcascade.inference import pick_device
 from hybridcascade.methods.base import Method
 from hybridcascade.methods.registry import method_entry
+from hybridcascade.supervision import give_geometry
 
 __all__ = ["RowResult", "count_trained", "run_row"]
 
@@ -105,6 +106,7 @@ def run_row(
     method = build_method(
         plan.method, copy.deepcopy(arena.backbone), texts, len(arena.classes), seed, dict(plan.settings)
     )
+    give_geometry(method, plan.settings, arena.classes, arena.space)
     records = tune(
         method, plan.phases, texts, train if images != "none" else None, targets=targets, view=plan.view,
         seed=seed, progress=progress, device=device, features=features, watch=watch,

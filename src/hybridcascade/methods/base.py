@@ -169,6 +169,14 @@ class Method(nn.Module, ABC):
     def groups_opened(self, phase: str, groups: frozenset[str]) -> None:
         """Hook as the phase starts (or resumes), and at each step of `unfreezing`: `groups` train from now on."""
 
+    def set_geometry(self, near: Tensor | None, signs: Tensor | None) -> None:
+        """Tell a method how its classes lie to each other; one that has no use for it forgets it.
+
+        Args:
+            near: the distribution that each class stands for, rows sum to 1, `[K, K]`; None without a ring.
+            signs: 1 pleasant, -1 unpleasant, 0 neither, `[K]`; None where nothing is said.
+        """
+
     def fit_input(self, plain: Iterable[ImageBatch]) -> None:
         """Fit what all features depend on, once, before any phase and before features are stored.
 

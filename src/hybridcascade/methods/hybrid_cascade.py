@@ -15,6 +15,7 @@ from hybridcascade.cascade.fusion import StageFusion, agreement_weights
 from hybridcascade.cascade.heads import CosineHead, ResidualAdapter, StageHeads, unit
 from hybridcascade.cascade.losses import fairness, smooth_target, soft_cross_entropy, stage_consistency
 from hybridcascade.errors import SettingsError
+from hybridcascade.labelling.geometry import gate_polarity, spread_to_near
 from hybridcascade.labelling.sinkhorn import adaptive_power, column_bias, sinkhorn
 from hybridcascade.labelling.soft import refine
 from hybridcascade.methods.base import FeatureNeeds, ParameterGroup
@@ -163,6 +164,24 @@ class HybridCascade(TeacherMethod):
     def _image_head(self) -> nn.Module:
         return self.head if self.stage_heads is None else self.stage_heads
 
+    def set_geometry(self, near: Tensor | None, signs: Tensor | None) -> None:
+        """Keep the geometry for the settings `wheel` and `polarity_gate`."""
+        if near is not None:
+            self.set_teacher("near", near.float())
+        if signs is not None:
+            self.set_teacher("signs", signs)
+
+    def _shaped(self, labels: Tensor) -> Tensor:
+        own = self.settings
+        near, signs = self._buffers.get("teacher_near"), self._buffers.get("teacher_signs")
+        if (own.wheel and near is None) or (own.polarity_gate and signs is None):
+            raise SettingsError(
+                "hybrid_cascade: wheel and polarity_gate need an emotion space with a ring or a polarity, such as "
+                "--space mikels8"
+            )
+        labels = gate_polarity(labels, signs, own.polarity_gate) if signs is not None else labels
+        return spread_to_near(labels, near, own.wheel) if near is not None else labels
+
     def fit_input(self, plain: Iterable[ImageBatch]) -> None:
         """Align the colours of the pictures with what the weights expect."""
         if self.settings.input_alignment:
@@ -262,7 +281,7 @@ class HybridCascade(TeacherMethod):
             per_class=own.top_share,
             scale=self.backbone.logit_scale,
         )
-        self.set_teacher("labels", found.labels)
+        self.set_teacher("labels", self._shaped(found.labels))
         self.set_teacher("prior", found.prior)
         if own.labels in ("topk", "prototype"):  # the other kinds trust all pictures alike
             self.set_teacher("weights", found.weights)

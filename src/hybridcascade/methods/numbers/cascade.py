@@ -119,6 +119,12 @@ class HybridCascadeSettings:
     prior_power: float = 0.0
     """For prior=uniform: 0 for equal shares, 1 for the teacher's own, between them a mixture."""
 
+    wheel: float = 0.0
+    """Share of each label that goes to the classes near it on the ring of the emotion space (--space); 0 for none."""
+
+    polarity_gate: float = 0.0
+    """How strongly a label takes from the side, pleasant or unpleasant, that it says less of; 0 for not at all."""
+
     label_temperature: float = 1.0
     """Labels are raised to 1 / temperature and renormalised; below 1 sharpens."""
 
@@ -159,13 +165,15 @@ class HybridCascadeSettings:
             "adapter_rank",
             "neighbours",
             "sinkhorn_epsilon",
+            "polarity_gate",
             "stage_loss",
             "consistency",
             "fairness",
             "noise_std",
         ):
             between(key, getattr(self, key), 0)
-        for key in ("input_alignment", "teacher_share", "prior_power", "neighbour_share", "distribution_share"):
+        shares = ("input_alignment", "wheel", "teacher_share", "prior_power", "neighbour_share", "distribution_share")
+        for key in shares:
             between(key, getattr(self, key), 0, 1)
         for key in ("label_smoothing", "text_smoothing", "ema_decay"):
             between(key, getattr(self, key), 0, 0.99999)
