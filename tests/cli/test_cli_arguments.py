@@ -14,8 +14,12 @@ import pytest
 
 HEAVY = ("torch", "torchvision", "open_clip", "lightning", "pandas", "matplotlib", "torchmetrics", "PIL", "pyarrow")
 
-COMMANDS = ("demo", "train", "evaluate", "predict", "compare", "ablate", "select", "info", "convert", "doctor")
+COMMANDS = (
+    "demo", "train", "evaluate", "predict", "compare", "ablate", "select", "texts", "info", "describe", "convert",
+    "doctor",
+)  # fmt: skip
 DATA = ["--data", "photos", "--classes", "a,b"]
+DESCRIBE = ["describe", "--classes", "awe,fear", "--model", "m"]
 ARENA = ["--recipe", "sandbox.yaml", "--out", "no/such"]
 LINES: dict[str, list[str]] = {
     "help": ["--help"],
@@ -58,6 +62,12 @@ LINES: dict[str, list[str]] = {
     "components": ["ablate", "--recipe", "sandbox.yaml", "--list"],
     "convert nothing": ["convert", "no/such.yaml"],
     "convert split and flags": ["convert", "split.json", "--flags", "--lr 1"],
+    "describe nothing": ["describe", "--model", "m"],
+    "describe at a wrong address": [*DESCRIBE, "--out", "x", "--base_url", "ftp:x"],
+    "describe dry": [*DESCRIBE, "--out", "no/such", "--dry_run"],
+    "texts nothing": ["texts"],
+    "texts something else": ["texts", "compar"],
+    "texts of a wrong file": ["texts", "compare", *ARENA, "--descriptions", "mikels9"],
     "info": ["info"],
     "info json": ["info", "methods", "--json"],
     "info method": ["info", "hybrid_cascade"],
@@ -155,6 +165,10 @@ def test_first_help_names_every_command(answers: dict) -> None:
         ("wrong seeds", ["seeds", "count such as 5", "'many'"]),
         ("two forms", ["--csv", "--latex", "choose one"]),
         ("wrong component", ["'plan_first'", "Did you mean 'plan_last'", "teacher_frozen"]),
+        ("describe nothing", ["--classes, --out", "describe --help"]),
+        ("describe at a wrong address", ["base_url", "'ftp:x'", "https://"]),
+        ("texts nothing", ["texts compare --recipe"]),
+        ("texts something else", ["'compar'", "Did you mean 'compare'"]),
         ("info wrong", ["'hybrid_cascad'", "Did you mean 'hybrid_cascade'"]),
     ],
 )
@@ -174,6 +188,7 @@ def test_wrong_use_is_told_on_stderr_with_exit_2(answers: dict, name: str, words
         ("demo into a full folder", ["nothing was changed", "--out"]),
         ("compare into a full folder", ["nothing was changed", "--out"]),
         ("info no run", ["no run folder"]),
+        ("texts of a wrong file", ["mikels9", "mikels8, ekman6_neutral"]),
     ],
 )
 def test_what_is_in_the_way_is_told_with_exit_1(answers: dict, name: str, words: list[str]) -> None:
@@ -181,6 +196,13 @@ def test_what_is_in_the_way_is_told_with_exit_1(answers: dict, name: str, words:
     assert (answer["code"], answer["out"]) == (1, "")
     for word in words:
         assert word in answer["err"]
+
+
+def test_describe_shows_its_prompts_without_network(answers: dict) -> None:
+    answer = answers["describe dry"]
+    assert (answer["code"], answer["err"]) == (0, "")
+    assert answer["out"].count("pictures that evoke fear in the person who looks at them") == 4
+    assert "\n8 calls of m at https://api.openai.com/v1" in answer["out"]
 
 
 def test_ablate_lists_its_components(answers: dict) -> None:

@@ -10,11 +10,14 @@ from typing import TYPE_CHECKING, Any
 from hybridcascade.cli.parsing import CommandParser
 from hybridcascade.cli.terminal import Terminal, command_output
 from hybridcascade.experiments.jobs import STORE, AblateConfig, CompareConfig, ExperimentConfig, Job, Say, check_folder
+from hybridcascade.experiments.text_jobs import TextsConfig
 
 if TYPE_CHECKING:
     from hybridcascade.experiments.compare import Experiment
 
 __all__ = ["experiment_parser", "listed_recipes", "run_jobs"]
+
+AnyConfig = CompareConfig | AblateConfig | TextsConfig
 
 
 def experiment_parser(name: str, summary: str, examples: str, config: type[Any]) -> CommandParser:
@@ -39,9 +42,7 @@ def listed_recipes(options: Any) -> Sequence[str]:
     return [str(word) for word in options.recipe]
 
 
-def run_jobs(
-    options: Any, config: CompareConfig | AblateConfig, plan: Callable[[Say], tuple[ExperimentConfig, list[Job]]]
-) -> int:
+def run_jobs(options: Any, config: AnyConfig, plan: Callable[[Say], tuple[ExperimentConfig, list[Job]]]) -> int:
     """Plan, run, write; return the exit code."""
     on_stdout = options.json == "-"
     remarks: list[str] = []
@@ -67,7 +68,7 @@ def run_jobs(
     return 0
 
 
-def _show(terminal: Terminal, config: CompareConfig | AblateConfig, done: Experiment) -> None:
+def _show(terminal: Terminal, config: AnyConfig, done: Experiment) -> None:
     if terminal.as_json:
         terminal.json(done.json())
     elif config.csv or config.latex or config.markdown:

@@ -125,7 +125,7 @@ def run_rows(
             if not todo:
                 continue
             recipe = job.recipe
-            make = make or recipe.kind.open(recipe.spec, recipe.backbone, recipe.precision, device)
+            make = make or recipe.kind.open(recipe.spec, recipe.backbone, recipe.precision, device, job.text_sets)
             arena = make(seed)
             for plan in todo:
                 key = keys[recipe.name, plan.label, seed]

@@ -14,6 +14,7 @@ from hybridcascade.errors import OutputExistsError, SettingsError, UnknownNameEr
 from hybridcascade.experiments.components import FULL, component_changes
 from hybridcascade.experiments.plans import Recipe, RowChanges, RowPlan, parse_seeds, plan_row, read_experiment
 from hybridcascade.experiments.summary import FLOOR, REFERENCE
+from hybridcascade.experiments.text_set import TextSet
 
 __all__ = [
     "MARKER",
@@ -44,11 +45,13 @@ class Job:
         recipe: where they meet.
         plans: the rows, in the order of the table.
         wished: labels of rows that were added; one that learns from targets is left out of an arena without any.
+        text_sets: texts that rows name by their keys, beside those of the arena.
     """
 
     recipe: Recipe
     plans: tuple[RowPlan, ...]
     wished: frozenset[str] = frozenset()
+    text_sets: tuple[TextSet, ...] = ()
 
 
 @dataclass(frozen=True)

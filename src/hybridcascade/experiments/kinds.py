@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +19,7 @@ from hybridcascade.recipes import build_config
 
 if TYPE_CHECKING:
     from hybridcascade.experiments.arena import Arena
+    from hybridcascade.experiments.text_set import TextSet
 
 __all__ = [
     "ARENAS",
@@ -48,8 +49,8 @@ class ArenaKind:
     Attributes:
         name: as written after `kind:`.
         spec: frozen dataclass of the keys; a wrong value raises `SettingsError` when it is made.
-        target: `module:function`, called as `function(spec, backbone, precision, device)`; it loads what all
-            seeds share and returns an `ArenaMaker`.
+        target: `module:function`, called as `function(spec, backbone, precision, device)`, with `text_sets=` where
+            further texts are wanted; it loads what all seeds share and returns an `ArenaMaker`.
         summary: one line.
     """
 
@@ -58,10 +59,23 @@ class ArenaKind:
     target: str
     summary: str
 
-    def open(self, spec: Any, backbone: str, precision: str = "auto", device: str = "auto") -> ArenaMaker:
-        """Load what all seeds share; the result makes the arena of a seed."""
+    def open(
+        self, spec: Any, backbone: str, precision: str = "auto", device: str = "auto",
+        text_sets: Sequence[TextSet] = (),
+    ) -> ArenaMaker:  # fmt: skip
+        """Load what all seeds share; the result makes the arena of a seed.
+
+        Args:
+            spec: checked keys.
+            backbone: CLIP weights.
+            precision: of the frozen weights.
+            device: where the model is.
+            text_sets: further texts, in `Arena.texts` under their keys.
+        """
         module, _, attribute = self.target.partition(":")
-        maker: ArenaMaker = getattr(importlib.import_module(module), attribute)(spec, backbone, precision, device)
+        make = getattr(importlib.import_module(module), attribute)
+        more = {"text_sets": text_sets} if text_sets else {}
+        maker: ArenaMaker = make(spec, backbone, precision, device, **more)
         return maker
 
 

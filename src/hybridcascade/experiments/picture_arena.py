@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -20,14 +20,16 @@ from hybridcascade.errors import ClassListError, DataError
 from hybridcascade.experiments.arena import Arena
 from hybridcascade.experiments.kinds import ArenaMaker
 from hybridcascade.experiments.picture_kinds import PicturesSpec, ShiftedPicturesSpec
+from hybridcascade.experiments.text_set import TextSet
 from hybridcascade.inference import pick_device
 
 __all__ = ["pictures_arena"]
 
 
 def pictures_arena(
-    spec: PicturesSpec, backbone: str = "nano", precision: str = "auto", device: str = "auto"
-) -> ArenaMaker:
+    spec: PicturesSpec, backbone: str = "nano", precision: str = "auto", device: str = "auto",
+    text_sets: Sequence[TextSet] = (),
+) -> ArenaMaker:  # fmt: skip
     """Open the pictures, load the model and encode the texts; the result makes the arena of a seed.
 
     Args:
@@ -35,6 +37,7 @@ def pictures_arena(
         backbone: CLIP weights, or the model that `spec.weights` are of.
         precision: of the frozen weights.
         device: where to encode the texts and to train.
+        text_sets: further texts, under their keys.
 
     Raises:
         SettingsError: the file of weights is not there.
@@ -48,13 +51,14 @@ def pictures_arena(
     train = source.subset(spec.train_split)
     train = take_share(train, spec.train_from, 1.0) if spec.train_from else train
     test = _at_most(source.subset(spec.test_split), spec.test_pictures, seed=0)
+    more = {one.key(): one.build(classes) for one in text_sets}
     test.targets(classes)  # a picture without a label stops before the weights are loaded
     clip = load_backbone(backbone if file is None else f"{backbone}@{file}", precision, str(pick_device(device)))
     texts = {
         "templates": choose_texts(classes, "zero_shot", "templates", spec.templates),
         "descriptions": choose_texts(classes, "lafter", "auto", spec.templates, spec.descriptions),
     }
-    encoded = {kind: encode_texts(clip, rows, None) for kind, rows in texts.items()}
+    encoded = {kind: encode_texts(clip, rows, None) for kind, rows in (texts | more).items()}
     clip.drop_text()
 
     def make(seed: int) -> Arena:
