@@ -29,7 +29,7 @@ _PLACES = {
     "data": "PATH", "out": "PATH", "classes": "FILE|A,B,C", "descriptions": "FILE", "templates": "FILE",
     "text_cache": "FOLDER", "feature_cache": "FOLDER",
     "milestones": "[X, ...]", "methods": "A,B,...", "components": "A,B,...",
-    "seeds": "N|A,B,...", "store": "FILE",
+    "seeds": "N|A,B,...", "base_url": "URL", "prompt": "NAME|FILE", "store": "FILE",
 }  # fmt: skip
 _EXPECTED = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}
 
