@@ -64,7 +64,7 @@ def _difference_cells(metric: str, found: PairedDifference | None) -> tuple[str,
 
 
 def _percent(value: float | None) -> str:
-    return _NONE if value is None else f"{100 * value:.0f}"
+    return _NONE if value is None else f"{round(100 * value) + 0:d}"
 
 
 def _best(compared: Sequence[Compared], shift: int) -> frozenset[tuple[int, int]]:
