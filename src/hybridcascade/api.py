@@ -90,7 +90,7 @@ class TunedModel:
 
     def evaluate(
         self, data: Any, split: str | None = None, batch_size: int = 64, workers: int = 0,
-        strict: bool = False, allow_outside: bool = False,
+        strict: bool = False, allow_outside: bool = False, format: str = "auto", make_split: str | None = None,
     ) -> dict[str, float]:  # fmt: skip
         """Measure the model on labelled pictures; classes are matched by name.
 
@@ -102,6 +102,8 @@ class TunedModel:
             workers: decoding processes.
             strict: raise at the first picture that cannot be read, instead of leaving it out.
             allow_outside: a manifest may point to pictures outside its own folder.
+            format: layout of a published data set, as `--format` takes it.
+            make_split: rule for data without a split, such as `hash:0.8`.
 
         Returns:
             accuracy, macro_f1, ece, kl, nll, brier; see `evaluation.metrics.score`.
@@ -110,24 +112,25 @@ class TunedModel:
             ClassListError: the data has a class that the model does not have; both lists are in the message.
             DataError: a picture has no label.
         """
-        return score(*self._predicted_and_true(data, split, batch_size, workers, strict, allow_outside))
+        source = self._labelled(data, split, allow_outside, format, make_split)
+        return score(*self._predicted_and_true(source, batch_size, workers, strict))
 
     def evaluate_fully(
         self, data: Any, split: str | None = None, batch_size: int = 64, workers: int = 0,
-        strict: bool = False, allow_outside: bool = False,
+        strict: bool = False, allow_outside: bool = False, format: str = "auto", make_split: str | None = None,
     ) -> FullScores:  # fmt: skip
         """Measure the model in every way: also distribution metrics, each class, the confusion matrix.
 
         Arguments and errors as in `evaluate`; `FullScores.metrics` is what `evaluate` returns.
         """
-        probabilities, truth, labels = self._predicted_and_true(data, split, batch_size, workers, strict, allow_outside)
+        source = self._labelled(data, split, allow_outside, format, make_split)
+        probabilities, truth, labels = self._predicted_and_true(source, batch_size, workers, strict)
         return full_score(probabilities, truth, self.classes, labels)
 
     def _predicted_and_true(
-        self, data: Any, split: str | None, batch_size: int, workers: int, strict: bool, allow_outside: bool
+        self, source: PictureSource, batch_size: int, workers: int, strict: bool
     ) -> tuple[Tensor, Tensor, Tensor | None]:
         """Predict labelled data: distributions and truth `[N, K]`, labels `[N]` where all are stated."""
-        source = data if isinstance(data, PictureSource) else self._open_labelled(data, split, allow_outside)
         source, _ = drop_unreadable(source, strict)
         truth = source.targets(self.classes)
         stated = all(sample.label is not None for sample in source.samples)
@@ -162,11 +165,15 @@ class TunedModel:
             "folder": None if self.folder is None else str(self.folder),
         }
 
-    def _open_labelled(self, data: str | PathLike[str], split: str | None, allow_outside: bool) -> PictureSource:
-        source = open_source(data, classes=self.classes, split=split, allow_outside=allow_outside)
+    def _labelled(
+        self, data: Any, split: str | None, allow_outside: bool, form: str, make_split: str | None
+    ) -> PictureSource:
+        if isinstance(data, PictureSource):
+            return data
+        source = open_source(data, self.classes, split, allow_outside, form=form, make_split=make_split)
         if all(s.label is not None or s.votes is not None for s in source.samples):
             return source
-        found = open_source(data, split=split, allow_outside=allow_outside)
+        found = open_source(data, None, split, allow_outside, form=form, make_split=make_split)
         unknown = [name for name in found.classes or () if name not in self.classes]
         if unknown:
             raise ClassListError(

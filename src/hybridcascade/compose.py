@@ -320,7 +320,9 @@ def _open_training_source(config: TrainConfig) -> PictureSource | None:
     if config.data is None:
         return None
     classes = read_classes(config.classes) if config.learns_from_labels and config.classes else None
-    return open_source(config.data, classes=classes, split=config.split, allow_outside=config.allow_outside)
+    return open_source(
+        config.data, classes, config.split, config.allow_outside, form=config.format, make_split=config.make_split
+    )
 
 
 def _choose_classes(config: TrainConfig, source: PictureSource | None) -> tuple[str, ...]:

@@ -14,7 +14,7 @@ from typing import Any
 
 from hybridcascade.config_phases import check_phase, check_phase_numbers, phases_of
 from hybridcascade.config_targets import check_targets
-from hybridcascade.config_use import DEVICES, EvaluateConfig, PredictConfig, at_least, one_of
+from hybridcascade.config_use import DEVICES, EvaluateConfig, PredictConfig, at_least, check_layout, one_of
 from hybridcascade.data.priors import DEFAULT_EPSILON, DEFAULT_SIGMA
 from hybridcascade.engine.schedules import SCHEDULES
 from hybridcascade.errors import SettingsError, UnknownNameError
@@ -34,6 +34,7 @@ __all__ = [
     "PredictConfig",
     "TrainConfig",
     "at_least",
+    "check_layout",
     "one_of",
 ]
 
@@ -265,6 +266,13 @@ class TrainConfig:
     allow_outside: bool = False
     """Let a manifest point to pictures outside its own folder."""
 
+    format: str = "auto"
+    """Layout of the data: auto, none, or a published data set with its options, such as emotion6@classes=6;
+    `hybridcascade data formats` lists them."""
+
+    make_split: str | None = None
+    """Split for data that has none, by a hash of each picture's id: hash:0.8 (train, test), hash:0.7,0.1 (with val)."""
+
     resume: bool = False
     """Go on with the run in --out from its last checkpoint."""
 
@@ -278,6 +286,7 @@ class TrainConfig:
         one_of("precision", self.precision, PRECISIONS)
         one_of("device", self.device, DEVICES)
         one_of("way of tuning", self.tune, TUNES)
+        check_layout(self.format, self.make_split)
         if self.view is not None:
             one_of("view", self.view, VIEWS)
         PhaseSettings(epochs=self.epochs, batch_size=self.batch_size, lr=self.lr, schedule=self.schedule)  # checks them

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from hybridcascade.data.readers.catalogue import check_format
+from hybridcascade.data.readers.splits import parse_rule
 from hybridcascade.errors import SettingsError, UnknownNameError
 
-__all__ = ["DEVICES", "EvaluateConfig", "PredictConfig", "at_least", "one_of"]
+__all__ = ["DEVICES", "EvaluateConfig", "PredictConfig", "at_least", "check_layout", "one_of"]
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
 
@@ -65,6 +67,12 @@ class EvaluateConfig:
     allow_outside: bool = False
     """Let a manifest point to pictures outside its own folder."""
 
+    format: str = "auto"
+    """Layout of the data: auto, none, or a published data set with its options, such as emotion6@classes=6."""
+
+    make_split: str | None = None
+    """Split for data that has none: the rule that the run was trained with, such as hash:0.8."""
+
     full: bool = False
     """Distribution metrics (Chebyshev, Clark, Canberra, KL, cosine, intersection), each class and the confusion
     matrix too."""
@@ -76,8 +84,16 @@ class EvaluateConfig:
         if not self.data:
             raise SettingsError("say what to evaluate on: --data labelled.csv (or a folder per class, or a zip)")
         one_of("device", self.device, DEVICES)
+        check_layout(self.format, self.make_split)
         at_least("batch_size", self.batch_size, 1)
         at_least("workers", self.workers, 0)
+
+
+def check_layout(form: str, make_split: str | None) -> None:
+    """Raise `SettingsError` when a layout or a rule for a split cannot be."""
+    check_format(form)
+    if make_split is not None:
+        parse_rule(make_split)
 
 
 def at_least(name: str, value: float | None, low: float) -> None:

@@ -75,6 +75,27 @@ def test_no_label_of_the_training_pictures_goes_with_them(folder):
     assert arena.clean_test is None
 
 
+def test_labels_through_a_prior_and_votes_are_two_kinds_of_targets(tmp_path):
+    lines = ["path,label,votes_joy,votes_fear"]
+    for n in range(40):
+        Image.new("RGB", (16, 16), (6 * n, 255 - 6 * n, 90)).save(tmp_path / f"{n}.png")
+        lines.append(f"{n}.png,joy,3,1")
+    (tmp_path / "manifest.csv").write_text("\n".join(lines))
+    spec = PicturesSpec(data=str(tmp_path), make_split="hash:0.7", space="ekman6", prior="smoothing")
+    arena = pictures_arena(spec, precision="fp32", device="cpu")(0)
+    assert len(arena.train) + len(arena.test) == 40
+    assert {position_of(name) < 0.7 for name in arena.train.ids} == {True}
+    assert arena.targets("votes")[0].tolist() == [0.75, 0.25]
+    assert arena.targets("labels")[0].tolist() == pytest.approx([0.95, 0.05], abs=1e-6)
+    assert torch.equal(arena.targets(), arena.targets("votes"))
+    with pytest.raises(SettingsError, match="needs an emotion space"):
+        PicturesSpec(data="x", prior="wheel")
+    with pytest.raises(SettingsError, match="mikels_induced"):
+        PicturesSpec(data="x", prior="wheel", space="ekman6")
+    with pytest.raises(SettingsError, match=r"hash:0\.8"):
+        PicturesSpec(data="x", make_split="random")
+
+
 def test_the_share_that_a_model_was_trained_on_is_left_out(folder):
     make = pictures_arena(
         PicturesSpec(data=str(folder), train_from=0.5, train_pictures=4, test_pictures=6),

@@ -105,7 +105,7 @@ def _report(found: Survey, closed: bool) -> str:
         lines += ["", *_balance(found)]
     if found.votes:
         low, high = found.votes["smallest_sum"], found.votes["largest_sum"]
-        each = f"{low:g}" if f"{low:g}" == f"{high:g}" else f"{low:g} to {high:g}"
+        each = f"{low:.4g}" if f"{low:.4g}" == f"{high:.4g}" else f"{low:.4g} to {high:.4g}"
         zeros = f"{100 * found.votes['share_of_zeros']:.1f}% of the entries are zero"
         lines += ["", f"votes: {found.votes['pictures']:,} pictures, summing to {each}; {zeros}"]
     lines += ["", *_keywords(found)] if found.keywords else [""]

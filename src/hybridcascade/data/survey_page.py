@@ -30,7 +30,8 @@ h2{font-size:18px;margin:34px 0 10px}p{margin:4px 0}.soft{color:var(--soft)}
 .wide{overflow-x:auto}table{border-collapse:collapse}th,td{padding:4px 12px 4px 0;text-align:left;vertical-align:middle}
 th{font-weight:600;border-bottom:1px solid var(--line)}td.n,th.n{text-align:right;font-variant-numeric:tabular-nums}
 .bar{display:inline-block;height:11px;background:var(--bar);border-radius:2px;vertical-align:middle}
-td.barcell{width:260px}.same{font-weight:700}ul{margin:4px 0;padding-left:20px}li{overflow-wrap:anywhere}
+td.barcell{width:260px}.same{font-weight:700}ul{margin:4px 0;padding-left:20px;columns:3 280px}
+li{overflow-wrap:anywhere}
 .sheet{display:flex;flex-wrap:wrap;gap:6px;margin:2px 0 14px}figure{margin:0}
 .sheet img,.pair img{width:112px;height:112px;object-fit:cover;border-radius:4px;display:block;background:#eef1f4}
 figcaption{font-size:11px;color:var(--soft);width:112px;overflow:hidden;text-overflow:ellipsis;white-space:nowrap}
@@ -63,7 +64,7 @@ def survey_page(found: Survey) -> str:
 
 def _figures(found: Survey) -> str:
     boxes: list[tuple[str, int, bool]] = [("pictures", found.pictures, False), ("classes", len(found.classes), False)]
-    boxes += [(name, count, False) for name, count in found.splits.items()]
+    boxes += [(name, count, False) for name, count in found.splits.items() if len(found.splits) > 1]
     if found.votes:
         boxes += [("with votes", int(found.votes["pictures"]), False), ("ties", len(found.ties), False)]
     boxes += [
@@ -96,18 +97,19 @@ def _balance(found: Survey) -> str:
         return ""
     totals = {name: sum(row.values()) for name, row in found.balance.items()}
     most = max(totals.values()) or 1
+    splits = list(found.splits) if len(found.splits) > 1 else []
     rows = []
     for name, row in found.balance.items():
         cells = [escape(name), f"{totals[name]:,}", f"{100 * totals[name] / found.pictures:.1f}%"]
         if found.vote_mass:
             cells.append(f"{100 * found.vote_mass[name]:.1f}%" if name in found.vote_mass else "")
-        cells += [f"{count:,}" for count in row.values()]
+        cells += [f"{row[split]:,}" for split in splits]
         rows.append([*cells, f'<span class=bar style="width:{240 * totals[name] / most:.0f}px"></span>'])
-    header = ["class", "pictures", "share", *(["share of votes"] if found.vote_mass else []), *found.splits, ""]
+    header = ["class", "pictures", "share", *(["share of votes"] if found.vote_mass else []), *splits, ""]
     words = ""
     if found.votes:
         low, high = found.votes["smallest_sum"], found.votes["largest_sum"]
-        each = f"{low:g}" if f"{low:g}" == f"{high:g}" else f"{low:g} to {high:g}"
+        each = f"{low:.4g}" if f"{low:.4g}" == f"{high:.4g}" else f"{low:.4g} to {high:.4g}"
         words = (
             f'<p class="soft">Votes of a picture sum to {each}; {100 * found.votes["share_of_zeros"]:.1f}% of the '
             "entries are zero. A class counts the pictures on which it has most votes (of a tie the first), or that "

@@ -7,16 +7,17 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from hybridcascade.backbone.clip import ClipBackbone
 from hybridcascade.backbone.loading import load_backbone
+from hybridcascade.data.priors import prior_matrix
 from hybridcascade.data.shares import take_share
 from hybridcascade.data.shifts import hold_pictures, shift_source
-from hybridcascade.data.sources import PictureSource, open_source
+from hybridcascade.data.sources import PictureSource
+from hybridcascade.data.targets import make_targets
 from hybridcascade.encoded import EncodedTexts, choose_texts, encode_texts
-from hybridcascade.errors import ClassListError, DataError
+from hybridcascade.errors import ClassListError
 from hybridcascade.experiments.arena import Arena
 from hybridcascade.experiments.kinds import ArenaMaker
 from hybridcascade.experiments.picture_kinds import PicturesSpec, ShiftedPicturesSpec
@@ -44,7 +45,7 @@ def pictures_arena(
         DataError: the pictures cannot be opened, or test pictures have no labels.
     """
     file = spec.weights_file()
-    source = open_source(spec.data, classes=spec.classes)
+    source = spec.open()
     if source.classes is None:
         raise ClassListError(f"{spec.data}: the pictures bring no classes; say them with `classes:` in the arena")
     classes = tuple(source.classes)
@@ -73,14 +74,14 @@ def _make(
 ) -> Arena:  # fmt: skip
     truth, labels = test.targets(classes), test.labels(classes)
     shifted = isinstance(spec, ShiftedPicturesSpec)
-    targets = _targets(train, classes)
+    targets = _targets(spec, train, classes)
     return Arena(
         name=Path(spec.data).name + _shift_words(spec),
         classes=classes,
         backbone=backbone,
         texts=texts,
         train=hold_pictures(_shifted(train, spec, seed).unlabeled()),
-        train_targets=targets,
+        train_targets=targets.pop("auto", None),
         test=hold_pictures(_shifted(test, spec, seed).unlabeled()),
         test_truth=truth,
         test_labels=labels,
@@ -88,7 +89,7 @@ def _make(
         clean_truth=truth if shifted else None,
         clean_labels=labels if shifted else None,
         words=_words(spec, train, test),
-        other_targets={} if targets is None else {"labels": targets},
+        other_targets=targets,
     )
 
 
@@ -100,12 +101,15 @@ def _at_most(source: PictureSource, count: int | None, seed: int) -> PictureSour
     return source.take(rows.tolist())
 
 
-def _targets(source: PictureSource, classes: tuple[str, ...]) -> Tensor | None:
-    """Targets of the training pictures, for the supervised rows, or None where some have no label."""
-    try:
-        return source.targets(classes).to(torch.float32)
-    except DataError:
-        return None
+def _targets(spec: PicturesSpec, source: PictureSource, classes: tuple[str, ...]) -> dict[str, Tensor]:
+    """Targets of the training pictures by kind, for the rows that learn from them; none where a label is missing."""
+    if any(sample.label is None and sample.votes is None for sample in source.samples):
+        return {}
+    prior = prior_matrix(spec.prior, classes, spec.emotion_space())
+    found = {kind: make_targets(source, classes, kind, prior).distribution for kind in ("auto", "labels")}
+    if all(sample.votes is not None for sample in source.samples):
+        found["votes"] = make_targets(source, classes, "votes").distribution
+    return found
 
 
 def _words(spec: PicturesSpec, train: PictureSource, test: PictureSource) -> str:

@@ -5,11 +5,17 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from hybridcascade.config import at_least, one_of
+from hybridcascade.config import at_least, check_layout, one_of
+from hybridcascade.data.emotions import EmotionSpace, find_space
+from hybridcascade.data.priors import GEOMETRIC_PRIORS, PRIORS
 from hybridcascade.data.texts import description_file
 from hybridcascade.errors import SettingsError
 from hybridcascade.experiments.kinds import ArenaKind, register_arena
+
+if TYPE_CHECKING:
+    from hybridcascade.data.sources import PictureSource
 
 __all__ = ["SHIFT_NAMES", "PicturesSpec", "ShiftedPicturesSpec"]
 
@@ -49,6 +55,21 @@ class PicturesSpec:
     """JSON file {class: [sentence, ...]}, or a set of the package (mikels8, ekman6_neutral); left out: the templates
     stand in."""
 
+    format: str = "auto"
+    """Layout of the data, as `--format` of `train` takes it."""
+
+    make_split: str | None = None
+    """Split for data that has none, such as hash:0.8."""
+
+    space: str | None = None
+    """Emotion space of the classes, for the prior."""
+
+    ring: str | None = None
+    """Ring of a space that has none agreed on."""
+
+    prior: str = "none"
+    """What a label stands for in the targets `labels`: none, wheel, wheel_polarity, exclusion or smoothing."""
+
     weights: str | None = None
     """File of CLIP weights for the recipe's `backbone`, which then names the model alone."""
 
@@ -57,16 +78,33 @@ class PicturesSpec:
             raise SettingsError("arena: say where the pictures are with `data:`")
         if not 0.0 <= self.train_from < 1.0:
             raise SettingsError(f"train_from must be 0 or above and below 1, got {self.train_from}")
+        check_layout(self.format, self.make_split)
+        one_of("prior", self.prior, PRIORS)
+        space = self.emotion_space()
+        if self.prior in GEOMETRIC_PRIORS:
+            if space is None:
+                raise SettingsError(f"prior {self.prior!r} needs an emotion space: space: mikels8, or a YAML file")
+            space.matrix("steps" if self.prior == "wheel" else "polarity")  # says what ring or polarity is missing
         at_least("train_pictures", self.train_pictures, 1)
         at_least("test_pictures", self.test_pictures, 1)
         if self.classes is not None and (not isinstance(self.classes, list) or not self.classes):
             raise SettingsError(f"classes must be a list of class names, got {self.classes!r}")
 
-    def fingerprint(self) -> str:
-        """Return a hash of the data and of the weights, where there is a file of them."""
+    def emotion_space(self) -> EmotionSpace | None:
+        """Return the emotion space that is named, None where none is."""
+        if self.space is None and self.ring is not None:
+            raise SettingsError("arena: ring needs the emotion space it belongs to: space: ekman6, or a YAML file")
+        return None if self.space is None else find_space(self.space, self.ring)
+
+    def open(self) -> PictureSource:
+        """Return the pictures of all splits; errors as in `open_source`."""
         from hybridcascade.data.sources import open_source
 
-        digest = hashlib.sha256(open_source(self.data).fingerprint().encode())
+        return open_source(self.data, self.classes, form=self.format, make_split=self.make_split)
+
+    def fingerprint(self) -> str:
+        """Return a hash of the data and of the weights, where there is a file of them."""
+        digest = hashlib.sha256(self.open().fingerprint().encode())
         if self.weights is not None:
             digest.update(_existing(self.weights).read_bytes())
         if self.descriptions is not None:
