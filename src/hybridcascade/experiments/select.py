@@ -48,9 +48,7 @@ def measure_runs(runs: Sequence[str], data: str, pictures: int, device: str, say
     for run in runs:
         parts = load_parts(run)
         if classes is not None and parts.classes != classes:
-            raise SettingsError(
-                f"{run}: its classes differ from those of {runs[0]}; choose among runs of one list"
-            )
+            raise SettingsError(f"{run}: its classes differ from those of {runs[0]}; choose among runs of one list")
         classes = parts.classes
         found.append(Candidate(run, parts.seed, _measured(parts.method, source, pictures, device)))
         say(f"measured {run}")
