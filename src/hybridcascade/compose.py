@@ -220,7 +220,8 @@ def tune(
     backbone, order = _backbone_of(method), method.phases_with(phases)
     if source is not None:
         method.to(_device(device))
-        method.fit_input(image_loader(source.unlabeled(), plain_view_of(backbone), _PLAIN_BATCH, workers=workers))
+        plain_pictures = image_loader(source.unlabeled(), plain_view_of(backbone), _PLAIN_BATCH, workers=workers)
+        method.fit_input(plain_pictures)
     if source is not None and "image" in order:
         plain, strong = plain_view_of(backbone), _strong_view_of(backbone, view)
         batch = min(phases["image"].batch_size, len(source))
@@ -230,7 +231,6 @@ def tune(
             training = target_loader(bare, targets, plain, strong, batch, seed, workers=workers, known=known)
         else:
             training = unlabeled_loader(bare, plain, strong, batch, seed, workers=workers)
-        plain_pictures = image_loader(bare, plain, _PLAIN_BATCH, workers=workers)
     if source is not None and "heads" in order:
         needs, store = method.feature_needs(), features or FeatureStore()
         table = feature_table(backbone, needs, source, plain_view_of(backbone), store, _device(device), workers)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import torch
@@ -20,7 +19,7 @@ from hybridcascade.errors import SettingsError
 from hybridcascade.labelling.sinkhorn import column_bias
 from hybridcascade.labelling.soft import make_labels
 from hybridcascade.methods.base import FeatureNeeds, ParameterGroup
-from hybridcascade.methods.ema import averaged_weights, start_average, update_average
+from hybridcascade.methods.ema import mixed_logits, start_average, update_average
 from hybridcascade.methods.given import given_or_pseudo, needs_teacher
 from hybridcascade.methods.parts import (
     TeacherMethod,
@@ -28,6 +27,7 @@ from hybridcascade.methods.parts import (
     class_prototypes,
     collect_rows,
     layer_norm_names,
+    mean_view_feature,
     mild_views,
     parameter_names,
     seeded_generator,
@@ -168,12 +168,11 @@ class CascadeClip(TeacherMethod):
         if epoch == 0 or frozen is None:
             return
         own = self.settings
-        if plain is None:
-            raise SettingsError(f"cascade_clip: teacher={own.teacher} needs plain pictures at each epoch")
-        with averaged_weights(self, self._trained(phase)) if own.teacher == "ema" else nullcontext():
-            # Back to the teacher's temperature, so that both parts of the mixture weigh alike.
-            present = own.sinkhorn_epsilon * collect_rows(plain, lambda images: self(images).logits, self.device)
-        self._label(own.teacher_share * frozen + (1 - own.teacher_share) * present)
+        mixed = mixed_logits(
+            self, self._trained(phase), plain, frozen,
+            teacher=own.teacher, share=own.teacher_share, temperature=own.sinkhorn_epsilon,
+        )  # fmt: skip
+        self._label(mixed)
 
     def after_step(self, phase: str) -> None:
         """Move the ema teacher."""
@@ -185,8 +184,7 @@ class CascadeClip(TeacherMethod):
 
     def _frozen_teacher(self, images: Tensor) -> Tensor:
         """Zero-shot logits of plain views `[B, 3, H, W]`, mean over mild views, `[B, K]`."""
-        views = mild_views(images, self.settings.teacher_views)
-        features = torch.stack([unit(self.backbone.forward_taps(view).image.float()) for view in views]).mean(dim=0)
+        features = mean_view_feature(self.backbone, images, self.settings.teacher_views)
         return self.backbone.logit_scale * features @ self.prototypes.T
 
     def _label(self, logits: Tensor) -> None:

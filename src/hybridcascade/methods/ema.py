@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 
 import torch
 from torch import Tensor
 
-from hybridcascade.methods.parts import TeacherMethod
+from hybridcascade.errors import SettingsError
+from hybridcascade.methods.parts import TeacherMethod, collect_rows
+from hybridcascade.types import ImageBatch
 
-__all__ = ["averaged_weights", "start_average", "update_average"]
+__all__ = ["averaged_weights", "mixed_logits", "start_average", "update_average"]
 
 
 def start_average(method: TeacherMethod, names: Sequence[str]) -> None:
@@ -35,6 +37,37 @@ def averaged_weights(method: TeacherMethod, names: Sequence[str]) -> Iterator[No
         yield
     finally:
         _assign(method, names, kept)
+
+
+def mixed_logits(
+    method: TeacherMethod,
+    names: Sequence[str],
+    plain: Iterable[ImageBatch] | None,
+    frozen: Tensor,
+    *,
+    teacher: str,
+    share: float,
+    temperature: float | Tensor,
+) -> Tensor:
+    """Mix the frozen teacher's scores with those of the model as it is, to label the pictures anew, `[N, K]`.
+
+    Args:
+        method: scores the pictures.
+        names: parameters that the average is of.
+        plain: all training pictures once.
+        frozen: the frozen teacher's scores, `[N, K]`, at CLIP's own scale.
+        teacher: live, or ema for the averaged parameters.
+        share: of the frozen teacher in the mixture, in `[0, 1]`.
+        temperature: that the method's scores were divided by; undone, so that both parts weigh alike.
+
+    Raises:
+        SettingsError: there are no pictures.
+    """
+    if plain is None:
+        raise SettingsError(f"{method.name}: teacher={teacher} needs plain pictures at each epoch")
+    with averaged_weights(method, names) if teacher == "ema" else nullcontext():
+        present = temperature * collect_rows(plain, lambda images: method(images).logits, method.device)
+    return share * frozen + (1 - share) * present
 
 
 @torch.no_grad()

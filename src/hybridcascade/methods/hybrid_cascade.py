@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
@@ -19,7 +18,7 @@ from hybridcascade.labelling.geometry import gate_polarity, spread_to_near
 from hybridcascade.labelling.sinkhorn import adaptive_power, column_bias, sinkhorn
 from hybridcascade.labelling.soft import refine
 from hybridcascade.methods.base import FeatureNeeds, ParameterGroup
-from hybridcascade.methods.ema import averaged_weights, start_average, update_average
+from hybridcascade.methods.ema import mixed_logits, start_average, update_average
 from hybridcascade.methods.given import given_or_pseudo, needs_teacher
 from hybridcascade.methods.input_alignment import align_input
 from hybridcascade.methods.parts import (
@@ -27,6 +26,7 @@ from hybridcascade.methods.parts import (
     check_waiting_prompts,
     collect_rows,
     layer_norm_names,
+    mean_view_feature,
     mild_views,
     parameter_names,
     seeded_generator,
@@ -247,8 +247,7 @@ class HybridCascade(TeacherMethod):
 
     def _teacher_features(self, images: Tensor) -> Tensor:
         """Mean unit feature over mild views of `[B, 3, H, W]`, `[B, E]`."""
-        views = mild_views(images, self.settings.teacher_views)
-        return torch.stack([unit(self.backbone.forward_taps(view).image.float()) for view in views]).mean(dim=0)
+        return mean_view_feature(self.backbone, images, self.settings.teacher_views)
 
     @torch.no_grad()
     def _teacher_logits(self, features: Tensor) -> Tensor:
@@ -296,14 +295,11 @@ class HybridCascade(TeacherMethod):
         frozen = self._buffers.get("teacher_logits")
         if phase == "text" or epoch == 0 or frozen is None:
             return
-        if plain is None:
-            raise SettingsError(f"hybrid_cascade: teacher={self.settings.teacher} needs plain pictures at each epoch")
         own = self.settings
-        weights = averaged_weights(self, self._names(phase)) if own.teacher == "ema" else nullcontext()
-        with weights:
-            # Back to the teacher's temperature, so that both parts of the mixture weigh alike.
-            present = self.teacher_temperature * collect_rows(plain, lambda images: self(images).logits, self.device)
-        mixed = own.teacher_share * frozen + (1 - own.teacher_share) * present
+        mixed = mixed_logits(
+            self, self._names(phase), plain, frozen,
+            teacher=own.teacher, share=own.teacher_share, temperature=self.teacher_temperature,
+        )  # fmt: skip
         self._label(mixed, self._buffers.get("teacher_features"))
 
     def _weigh_stages(self, plain: Iterable[ImageBatch] | None) -> None:

@@ -88,15 +88,16 @@ def align_input(
         strength: share of the way to the expected moments, 0 to 1, before what the evidence takes off it.
         device: where the pictures are sent.
     """
-    moments = collect_rows(plain, _moments, device)
     goal_mean, goal_std = (value.to(device) for value in backbone.expected_pixels())
-    found = (moments[:, :3].mean(dim=0), moments[:, 3:].mean(dim=0).sqrt())
     _set(backbone, torch.ones(3), torch.zeros(3))
+    # Moments and first predictions in one pass: decoding the pictures is what a pass costs.
+    first = collect_rows(plain, lambda images: torch.cat([_moments(images), logits_of(images)], dim=1), device)
+    mean, square, logits = first[:, :3], first[:, 3:6], first[:, 6:]
     for _ in range(_ROUNDS):
-        probabilities = collect_rows(plain, logits_of, device).softmax(dim=1)
-        found = balanced_moments(moments[:, :3], moments[:, 3:], probabilities)
+        found = balanced_moments(mean, square, logits.softmax(dim=1))
         _set(backbone, *_affine(found, (goal_mean, goal_std), 1.0))
-    width = breadth(collect_rows(plain, logits_of, device).softmax(dim=1))
+        logits = collect_rows(plain, logits_of, device)
+    width = breadth(logits.softmax(dim=1))
     share = strength * min(1.0, max(0.0, (width - _NARROW) / (1 - _NARROW)))
     share *= 1.0 if backbone.pixel_mean is not None else _UNRECORDED
     scale, shift = _affine(found, (goal_mean, goal_std), share)

@@ -24,6 +24,7 @@ from hybridcascade.methods.parts import (
     class_prototypes,
     collect_rows,
     layer_norm_names,
+    mean_view_feature,
     mild_views,
     parameter_names,
     seeded_generator,
@@ -193,8 +194,7 @@ class MultiLayer(TeacherMethod):
     @torch.no_grad()
     def _teacher(self, images: Tensor) -> Tensor:
         """Logits of plain views `[B, 3, H, W]` through the tower as it is, without prompts, `[B, K]`."""
-        views = mild_views(images, self.settings.teacher_views)
-        features = torch.stack([unit(self.backbone.forward_taps(view).image.float()) for view in views]).mean(dim=0)
+        features = mean_view_feature(self.backbone, images, self.settings.teacher_views)
         own_head = self.settings.teacher_source == "text_head"
         return self.backbone.logit_scale * features @ unit(self.teacher_head if own_head else self.teacher_prototypes).T
 

@@ -26,6 +26,7 @@ __all__ = [
     "class_prototypes",
     "collect_rows",
     "layer_norm_names",
+    "mean_view_feature",
     "mild_views",
     "parameter_names",
     "seeded_generator",
@@ -151,6 +152,18 @@ def mild_views(images: Tensor, count: int) -> list[Tensor]:
         view = functional.interpolate(crop, size=(height, width), mode="bicubic", align_corners=False)
         views.append(view.flip(-1) if number % 2 else view)
     return views
+
+
+def mean_view_feature(backbone: ClipBackbone, images: Tensor, count: int) -> Tensor:
+    """Return the mean of the unit image features of mild views, `[B, 3, H, W]` to `[B, E]`.
+
+    Args:
+        backbone: encodes them, without prompts.
+        images: pictures, or stored features of them.
+        count: how many of `mild_views`.
+    """
+    views = mild_views(images, count)
+    return torch.stack([unit(backbone.forward_taps(view).image.float()) for view in views]).mean(dim=0)
 
 
 def collect_rows(plain: Iterable[ImageBatch], compute: Callable[[Tensor], Tensor], device: torch.device) -> Tensor:
