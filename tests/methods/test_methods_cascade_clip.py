@@ -11,7 +11,7 @@ from hybridcascade.methods.cascade_clip import CascadeClip
 from hybridcascade.methods.settings import method_settings
 
 SMALL = {"decoder_width": 16, "decoder_heads": 2, "decoder_layers": 2, "feed_forward": 16}
-PLAIN = {**SMALL, "teacher_views": 1}
+PLAIN = {**SMALL, "teacher_views": 1, "sinkhorn_epsilon": 2.0, "prior": "uniform"}
 
 
 def build(backbone, world, **settings):

@@ -16,18 +16,13 @@ from hybridcascade.cascade.decoder import TextImageDecoder, stage_patches
 from hybridcascade.cascade.heads import unit
 from hybridcascade.cascade.losses import smooth_target, soft_cross_entropy
 from hybridcascade.errors import SettingsError
-from hybridcascade.labelling.sinkhorn import column_bias
-from hybridcascade.labelling.soft import make_labels
+from hybridcascade.methods.balanced_teacher import BalancedTeacher
 from hybridcascade.methods.base import FeatureNeeds, ParameterGroup
 from hybridcascade.methods.ema import mixed_logits, start_average, update_average
 from hybridcascade.methods.given import given_or_pseudo, needs_teacher
 from hybridcascade.methods.parts import (
-    TeacherMethod,
     check_waiting_prompts,
-    class_prototypes,
-    collect_rows,
     layer_norm_names,
-    mean_view_feature,
     mild_views,
     parameter_names,
     seeded_generator,
@@ -45,7 +40,7 @@ __all__ = ["CascadeClip"]
 _SILENCE = 0.01
 
 
-class CascadeClip(TeacherMethod):
+class CascadeClip(BalancedTeacher):
     """Class queries read the patch tokens of each stage; what the decoders find is summed.
 
     - A stage's patch tokens get the stage's LayerNorm and projection (both start as CLIP's own and train)
@@ -53,9 +48,8 @@ class CascadeClip(TeacherMethod):
     - Each stage has a decoder of its own. The query of a class is made of its text and the final feature.
     - With `start="zero_shot"` the sum corrects the balanced zero-shot prediction.
 
-    It learns from pseudo-labels of a frozen zero-shot teacher (balanced by Sinkhorn over all pictures),
-    which `live` and `ema` teachers renew at each epoch, or, where a `TargetBatch` has a known target, from the
-    joint target of class and distribution.
+    It learns from the pseudo-labels of `BalancedTeacher`, which `live` and `ema` teachers renew at each epoch, or,
+    where a `TargetBatch` has a known target, from the joint target of class and distribution.
 
     Departures from Cascade-CLIP: each stage's projection trains (there it stays random), blocks are summed
     before the projection and normalised after it, the tower stays frozen unless prompts or LayerNorms are
@@ -67,6 +61,7 @@ class CascadeClip(TeacherMethod):
         text_labels: class of each text, int64 `[T]`.
         class_count: K.
         seed: of every draw.
+        text_kinds: 0 for a class name in a template, 1 for a description, int64 `[T]`; None for one kind.
         settings: the fields of `CascadeClipSettings`.
     """
 
@@ -86,15 +81,17 @@ class CascadeClip(TeacherMethod):
         text_labels: Tensor,
         class_count: int,
         seed: int = 0,
+        text_kinds: Tensor | None = None,
         **settings: Any,
     ) -> None:
         super().__init__()
         own = self.settings = method_settings(self.name, settings)
         self.backbone = backbone
         self.plan = stage_plan(own.plan, backbone.depth)
-        self.register_buffer("prototypes", class_prototypes(text_features, text_labels, class_count))
+        self.keep_texts(text_features, text_labels, class_count, text_kinds)
+        self.register_buffer("prototypes", self.teacher_prototypes.clone())
         # Zero-shot scores at the labels' temperature, so that training starts where its labels are.
-        self.register_buffer("scale", torch.tensor(backbone.logit_scale / own.sinkhorn_epsilon))
+        self.register_buffer("scale", backbone.logit_scale / self.teacher_temperature)
         biased = own.class_bias and own.start == "zero_shot"
         self.class_bias = nn.Parameter(torch.zeros(class_count)) if biased else None
         self.prompts = shallow_prompts(backbone, own.prompts, own.prompt_init, seed) if own.prompts else None
@@ -154,11 +151,12 @@ class CascadeClip(TeacherMethod):
         if needs_teacher(targets) and not warm:
             if plain is None:
                 raise SettingsError("cascade_clip: training needs plain pictures for its teacher, or targets")
-            logits = collect_rows(plain, self._frozen_teacher, self.device)
-            self._label(logits)
+            logits = self.label_pictures(plain)
+            self.scale.copy_(self.backbone.logit_scale / self.teacher_temperature)
             if own.teacher != "frozen":
                 self.set_teacher("logits", logits)
-            self._start_bias(logits)
+            if self.class_bias is not None and own.labels == "sinkhorn":
+                self.class_bias.data.copy_(self.balance(logits))
         if own.teacher == "ema":
             start_average(self, self._trained(phase))
 
@@ -170,9 +168,9 @@ class CascadeClip(TeacherMethod):
         own = self.settings
         mixed = mixed_logits(
             self, self._trained(phase), plain, frozen,
-            teacher=own.teacher, share=own.teacher_share, temperature=own.sinkhorn_epsilon,
+            teacher=own.teacher, share=own.teacher_share, temperature=self.teacher_temperature,
         )  # fmt: skip
-        self._label(mixed)
+        self.label(mixed)
 
     def after_step(self, phase: str) -> None:
         """Move the ema teacher."""
@@ -181,22 +179,6 @@ class CascadeClip(TeacherMethod):
 
     def _trained(self, phase: str) -> list[str]:
         return sorted(self.trainable_names(phase))
-
-    def _frozen_teacher(self, images: Tensor) -> Tensor:
-        """Zero-shot logits of plain views `[B, 3, H, W]`, mean over mild views, `[B, K]`."""
-        features = mean_view_feature(self.backbone, images, self.settings.teacher_views)
-        return self.backbone.logit_scale * features @ self.prototypes.T
-
-    def _label(self, logits: Tensor) -> None:
-        own = self.settings
-        self.set_teacher("labels", make_labels(logits, own.labels, own.sinkhorn_epsilon, own.prior_power))
-
-    @torch.no_grad()
-    def _start_bias(self, logits: Tensor) -> None:
-        own = self.settings
-        if self.class_bias is not None and own.labels == "sinkhorn":
-            balanced = make_labels(logits, "sinkhorn", own.sinkhorn_epsilon, own.prior_power)
-            self.class_bias.copy_(column_bias(logits, balanced, own.sinkhorn_epsilon))
 
     def training_loss(self, phase: str, batch: UnlabeledBatch | TextBatch, step: int) -> LossReport:
         """Cross-entropy of the summed prediction on strong views to labels or targets."""

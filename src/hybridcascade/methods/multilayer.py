@@ -11,18 +11,14 @@ from torch import Tensor
 from hybridcascade.backbone.plans import stage_plan
 from hybridcascade.backbone.prompts import PromptSpec, VisualPrompts
 from hybridcascade.cascade.fusion import StageFusion
-from hybridcascade.cascade.heads import CosineHead, random_head_weight, unit
+from hybridcascade.cascade.heads import CosineHead, unit
 from hybridcascade.cascade.losses import neighbour_consistency, smooth_target, soft_cross_entropy
 from hybridcascade.errors import SettingsError
 from hybridcascade.labelling.argmax import argmax_labels
-from hybridcascade.labelling.sinkhorn import column_bias
-from hybridcascade.labelling.soft import make_labels
+from hybridcascade.methods.balanced_teacher import BalancedTeacher
 from hybridcascade.methods.base import ParameterGroup, UnfreezeStep
 from hybridcascade.methods.given import given_or_pseudo, needs_teacher
 from hybridcascade.methods.parts import (
-    TeacherMethod,
-    class_prototypes,
-    collect_rows,
     layer_norm_names,
     mean_view_feature,
     mild_views,
@@ -58,7 +54,7 @@ def schedule(segments: int, share: float, names: Sequence[str] = ()) -> tuple[Un
     )
 
 
-class MultiLayer(TeacherMethod):
+class MultiLayer(BalancedTeacher):
     """Segments of the tower, each with prompts, NGA, alignment and a learned weight; progressive training.
 
     - The plan `multilayer` cuts 12 blocks into {1-4}, {5-8}, {9-11}, {12}. Prompt tokens of a segment's own
@@ -89,6 +85,7 @@ class MultiLayer(TeacherMethod):
         text_labels: class of each text, int64 `[T]`.
         class_count: K.
         seed: of every draw.
+        text_kinds: 0 for a class name in a template, 1 for a description, int64 `[T]`; None for one kind.
         settings: the fields of `MultiLayerSettings`.
     """
 
@@ -107,6 +104,7 @@ class MultiLayer(TeacherMethod):
         text_labels: Tensor,
         class_count: int,
         seed: int = 0,
+        text_kinds: Tensor | None = None,
         **settings: Any,
     ) -> None:
         super().__init__()
@@ -114,11 +112,10 @@ class MultiLayer(TeacherMethod):
         self.seed = seed
         self.backbone = backbone
         self.plan = stage_plan(own.plan, backbone.depth)
-        self.register_buffer("teacher_prototypes", class_prototypes(text_features, text_labels, class_count))
-        start = random_head_weight(class_count, backbone.embed_dim, seeded_generator(seed, "head"))
-        # Student and teacher score at one temperature, so that the student starts where its labels are.
-        self.head = CosineHead(start, backbone.logit_scale / own.sinkhorn_epsilon, class_bias=own.class_bias)
-        self.register_buffer("teacher_head", start.clone())
+        self.keep_texts(text_features, text_labels, class_count, text_kinds)
+        scale = backbone.logit_scale / float(self.teacher_temperature)
+        self.head = CosineHead(self.teacher_prototypes, scale, class_bias=own.class_bias)
+        self.register_buffer("teacher_head", self.teacher_prototypes.clone())
         spec = PromptSpec.staged(self.plan, own.prompts, replace=own.earlier_prompts == "replaced")
         draw = seeded_generator(seed, "prompts").initial_seed()
         self.prompts = VisualPrompts(
@@ -185,18 +182,20 @@ class MultiLayer(TeacherMethod):
             return
         if plain is None:
             raise SettingsError("multilayer: the image phase needs plain pictures for its teacher, or all targets")
-        logits = collect_rows(plain, self._teacher, self.device)
-        labels = make_labels(logits, own.labels, own.sinkhorn_epsilon)
-        self.set_teacher("labels", labels)
+        logits = self.label_pictures(plain, self._teacher_vectors())
+        # Student and teacher score at one temperature, so that the student starts where its labels are.
+        self.head.log_scale.data.copy_((self.backbone.logit_scale / self.teacher_temperature).log())
         if self.head.bias is not None and own.labels == "sinkhorn" and targets is None:
-            self.head.bias.data.copy_(column_bias(logits, labels, own.sinkhorn_epsilon))
+            self.head.bias.data.copy_(self.balance(logits))
 
     @torch.no_grad()
     def _teacher(self, images: Tensor) -> Tensor:
         """Logits of plain views `[B, 3, H, W]` through the tower as it is, without prompts, `[B, K]`."""
         features = mean_view_feature(self.backbone, images, self.settings.teacher_views)
-        own_head = self.settings.teacher_source == "text_head"
-        return self.backbone.logit_scale * features @ unit(self.teacher_head if own_head else self.teacher_prototypes).T
+        return self.backbone.logit_scale * features @ self._teacher_vectors().T
+
+    def _teacher_vectors(self) -> Tensor:
+        return unit(self.teacher_head if self.settings.teacher_source == "text_head" else self.teacher_prototypes)
 
     def _target(self, batch: UnlabeledBatch) -> Tensor:
         own = self.settings

@@ -55,7 +55,7 @@ SETTINGS: dict[str, tuple[type[Any], dict[str, PhaseDefaults], str]] = {
     "hybrid_cascade_seed": (HybridCascadeSeedSettings, {"text": _TEXT_PHASE, "image": _IMAGE_PHASE}, "lafter"),
     "hybrid_cascade": (HybridCascadeSettings, {"text": _OWN_TEXT_PHASE, "image": _OWN_IMAGE_PHASE}, "affect_safe"),
     "cascade_clip": (CascadeClipSettings, {"image": _DECODER_PHASE}, "affect_safe"),
-    "multilayer": (MultiLayerSettings, {"text": _TEXT_PHASE, "image": _SEGMENT_PHASE}, "affect_safe"),
+    "multilayer": (MultiLayerSettings, {"text": _OWN_TEXT_PHASE, "image": _SEGMENT_PHASE}, "affect_safe"),
     "linear_probe": (LinearProbeSettings, {}, "none"),
 }
 """Settings, phase numbers and strong view of each method; a phase that is solved at once has no numbers."""

@@ -14,6 +14,10 @@ __all__ = ["CascadeClipSettings"]
 class CascadeClipSettings:
     """Numbers of `cascade_clip`: text-image decoders, one a stage, summed."""
 
+    input_alignment: float = 1.0
+    """How far the mean and spread of each colour of the training pictures are taken to what the weights expect,
+    0 for not at all. Weaker by itself where few classes are seen, or where the weights' record is silent."""
+
     plan: str | tuple[tuple[int, ...], ...] = "cascade_clip"
     """Stage plan: a name of `backbone.plans` or the blocks of each stage, counted from 1."""
 
@@ -73,11 +77,16 @@ class CascadeClipSettings:
     labels: str = "sinkhorn"
     """How teacher logits become labels: sinkhorn (balanced over the data set), softmax or argmax (LaFTer's)."""
 
-    sinkhorn_epsilon: float = 2.0
-    """Temperature of CLIP's logits in softmax and sinkhorn labels, and of the zero-shot scores in the prediction."""
+    sinkhorn_epsilon: float = 0.0
+    """Temperature of CLIP's logits in softmax and sinkhorn labels, and of the zero-shot scores in the prediction.
+    0 finds it: as sure on average as CLIP is with class names alone."""
+
+    prior: str = "adaptive"
+    """Class shares that Sinkhorn aims at: uniform; or adaptive, equal where all classes seem to be there and else
+    nearer to the shares that the teacher sees."""
 
     prior_power: float = 0.0
-    """Class shares that Sinkhorn aims at: 0 for equal shares, 1 for the teacher's own."""
+    """For prior=uniform: 0 for equal shares, 1 for the teacher's own, between them a mixture."""
 
     label_smoothing: float = 0.0
     """Share of the uniform distribution in the target."""
@@ -96,11 +105,14 @@ class CascadeClipSettings:
         choice("train_layer_norms", self.train_layer_norms, ("all", "last_half", "none"))
         choice("teacher", self.teacher, ("frozen", "live", "ema"))
         choice("labels", self.labels, ("sinkhorn", "softmax", "argmax"))
-        for key in ("sigma", "mixing_lr_scale", "sinkhorn_epsilon"):
+        choice("prior", self.prior, ("uniform", "adaptive"))
+        if self.prior != "uniform" and self.prior_power:
+            raise SettingsError(f"expected prior_power 0 with prior={self.prior}, got {self.prior_power}")
+        for key in ("sigma", "mixing_lr_scale"):
             between(key, getattr(self, key), 0, open_low=True)
         for key in ("decoder_layers", "decoder_heads"):
             between(key, getattr(self, key), 1)
-        for key in ("prompts", "decoder_width", "feed_forward"):
+        for key in ("prompts", "decoder_width", "feed_forward", "sinkhorn_epsilon"):
             between(key, getattr(self, key), 0)
         if self.decoder_width % self.decoder_heads:
             raise SettingsError(
@@ -109,7 +121,7 @@ class CascadeClipSettings:
             )
         for key in ("teacher_views", "predict_views"):
             between(key, getattr(self, key), 1, 6)
-        for key in ("teacher_share", "prior_power", "distribution_share"):
+        for key in ("input_alignment", "teacher_share", "prior_power", "distribution_share"):
             between(key, getattr(self, key), 0, 1)
         for key in ("label_smoothing", "ema_decay"):
             between(key, getattr(self, key), 0, 0.99999)

@@ -17,6 +17,10 @@ class MultiLayerSettings:
     at 1e-5, as the documents of the method have it.
     """
 
+    input_alignment: float = 1.0
+    """How far the mean and spread of each colour of the training pictures are taken to what the weights expect,
+    0 for not at all. Weaker by itself where few classes are seen, or where the weights' record is silent."""
+
     plan: str | tuple[tuple[int, ...], ...] = "multilayer"
     """Segments: a name of `backbone.plans` or the blocks of each segment, counted from 1."""
 
@@ -53,8 +57,8 @@ class MultiLayerSettings:
     unfreeze_share: float = 0.5
     """Share of the image phase after which everything trains; below 1. For progressive."""
 
-    head_start: str = "text"
-    """Class vectors at the start of the image phase: text (text-trained) or prototypes (mean texts)."""
+    head_start: str = "prototypes"
+    """Class vectors at the start of the image phase: prototypes (mean texts) or text (text-trained)."""
 
     class_bias: bool = True
     """Give the head a class bias that starts at Sinkhorn's balance, so that the student starts balanced."""
@@ -87,8 +91,13 @@ class MultiLayerSettings:
     predict_views: int = 1
     """Views of a picture that a prediction averages over, 1 to 6; 1 is six times as fast."""
 
-    sinkhorn_epsilon: float = 2.0
-    """Temperature of CLIP's logits in softmax and sinkhorn labels, and of the student at its start."""
+    sinkhorn_epsilon: float = 0.0
+    """Temperature of CLIP's logits in softmax and sinkhorn labels, and of the student at its start. 0 finds it: as
+    sure on average as CLIP is with class names alone."""
+
+    prior: str = "adaptive"
+    """Class shares that Sinkhorn aims at: uniform; or adaptive, equal where all classes seem to be there and else
+    nearer to the shares that the teacher sees."""
 
     label_smoothing: float = 0.0
     """Share of the uniform distribution in the target of the image phase."""
@@ -112,7 +121,10 @@ class MultiLayerSettings:
         choice("teacher_source", self.teacher_source, ("text_head", "zero_shot"))
         for key in ("prompts", "teacher_views", "predict_views"):
             between(key, getattr(self, key), 1, 6 if key.endswith("views") else float("inf"))
-        for key in ("sigma", "fusion_gap", "sinkhorn_epsilon"):
+        choice("prior", self.prior, ("uniform", "adaptive"))
+        between("sinkhorn_epsilon", self.sinkhorn_epsilon, 0)
+        between("input_alignment", self.input_alignment, 0, 1)
+        for key in ("sigma", "fusion_gap"):
             between(key, getattr(self, key), 0, open_low=True)
         for key in ("prompt", "nga", "fusion", "alignment"):
             between(f"{key}_lr_scale", getattr(self, f"{key}_lr_scale"), 0, open_low=True)
