@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from hybridcascade.data.sources import MemorySource
+from hybridcascade.engine.feature_store import FeatureStore
 from hybridcascade.errors import OutputExistsError, SettingsError, UnknownNameError
 from hybridcascade.experiments import rows as rows_module
 from hybridcascade.experiments.arena import class_shares, sandbox_arena
@@ -157,6 +158,25 @@ def arena(offline_nano: Path) -> Callable[..., Any]:
         return sandbox_arena(SandboxSpec(train_pictures=24, test_pictures=40, **spec), "nano", "fp32", "cpu")(seed)
 
     return make
+
+
+def test_rows_on_stored_features_share_one_pass_over_the_test_pictures(
+    arena: Callable[..., Any], recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The tower need not see test pictures again that it has seen; the predictions are those of the tower."""
+    made, read, store = arena(), read_experiment(str(recipe)), FeatureStore(tmp_path)
+    plan = plan_row(read, "hybrid_cascade", "heads")
+    first = run_row(made, plan, 0, "cpu", features=store)
+    tower = rows_module.predict(first.method, made.test, "cpu")
+    torch.testing.assert_close(first.probabilities, tower, atol=1e-5, rtol=1e-4)
+    assert len(list(tmp_path.glob("*.npy"))) == 2, "the training and the test pictures"
+    other = dataclasses.replace(plan, settings={**plan.settings, "class_bias": False})
+    with monkeypatch.context() as patch:
+        patch.setattr("hybridcascade.stored_features.features_of", lambda *_: pytest.fail("the tower ran again"))
+        again = run_row(made, other, 0, "cpu", features=store)
+    assert not torch.equal(again.probabilities, first.probabilities)
+    whole = run_row(made, plan_row(read, "hybrid_cascade"), 0, "cpu", features=store)
+    torch.testing.assert_close(whole.probabilities, rows_module.predict(whole.method, made.test, "cpu"))
 
 
 def test_the_sandbox_arena_has_what_it_says(arena: Callable[..., Any]) -> None:

@@ -14,6 +14,7 @@ from torch import Tensor
 from hybridcascade.compose import build_method, plain_view_of, tune
 from hybridcascade.data.loaders import image_loader
 from hybridcascade.data.sources import PictureSource
+from hybridcascade.data.stored import stored_image_loader
 from hybridcascade.data.targets import choose_share
 from hybridcascade.engine.feature_store import FeatureStore
 from hybridcascade.engine.records import PhaseRecord
@@ -24,7 +25,9 @@ from hybridcascade.experiments.plans import RowPlan
 from hybridcascade.inference import pick_device
 from hybridcascade.methods.base import Method
 from hybridcascade.methods.registry import method_entry
+from hybridcascade.stored_features import feature_layout, feature_table
 from hybridcascade.supervision import give_geometry
+from hybridcascade.types import ImageBatch
 
 __all__ = ["RowResult", "count_trained", "run_row"]
 
@@ -112,7 +115,9 @@ def run_row(
         seed=seed, progress=progress, device=device, features=features, watch=watch,
     )  # fmt: skip
     seconds = time.perf_counter() - began
-    probabilities = predict(method, arena.test, device)
+    ran = method.phases_with(plan.phases)
+    frozen_tower = "heads" in ran and "image" not in ran
+    probabilities = predict(method, arena.test, device, features if frozen_tower else None)
     clean = _score_clean(arena, method, device) if not method.phases else None
     return RowResult(
         metrics=score(probabilities, arena.test_truth, arena.test_labels),
@@ -140,12 +145,30 @@ def _supervision(arena: Arena, plan: RowPlan, seed: int) -> tuple[PictureSource,
     return arena.train, some
 
 
-def predict(method: Method, source: PictureSource, device: str = "auto") -> Tensor:
-    """Return the predicted distributions of all pictures, float32 `[M, K]`, on the CPU."""
+def predict(
+    method: Method, source: PictureSource, device: str = "auto", features: FeatureStore | None = None
+) -> Tensor:
+    """Return the predicted distributions of all pictures, float32 `[M, K]`, on the CPU.
+
+    Args:
+        method: tuned.
+        source: M pictures.
+        device: auto, cpu, cuda or mps.
+        features: read the pictures' features from this store, for a method that runs on stored features: the rows
+            of an ablation share one pass of the tower over the test pictures. None runs the tower.
+    """
     place = pick_device(device)
     method.to(place).eval()
     backbone: Any = method.backbone
-    batches = image_loader(source.unlabeled(), plain_view_of(backbone), _BATCH)
+    view, bare = plain_view_of(backbone), source.unlabeled()
+    batches: Iterable[ImageBatch]
+    if features is None:
+        batches = image_loader(bare, view, _BATCH)
+    else:
+        needs = method.feature_needs()
+        backbone.stored_layout = feature_layout(backbone, needs)
+        table = feature_table(backbone, needs, bare, view, features, place)
+        batches = stored_image_loader(table.rows, bare.ids, needs.views, _BATCH)
     with torch.inference_mode():
         return torch.cat([method(batch.images.to(place)).probabilities.cpu() for batch in batches])
 
