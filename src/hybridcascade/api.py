@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from os import PathLike
@@ -18,11 +19,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from hybridcascade.calibration import Calibration, calibrate
 from hybridcascade.compose import TunedParts, load_parts, plain_view_of, save_parts, train
 from hybridcascade.config import TrainConfig
 from hybridcascade.data.sources import PictureSource, drop_unreadable, open_source
 from hybridcascade.engine.folder import RunFolder
-from hybridcascade.errors import CheckpointError, ClassListError
+from hybridcascade.errors import CheckpointError, ClassListError, SettingsError
 from hybridcascade.evaluation.full import FullScores, full_score
 from hybridcascade.evaluation.metrics import score
 from hybridcascade.inference import collect_pictures, pick_device, predict_pictures, stream_pictures
@@ -72,8 +74,9 @@ class TunedModel:
         """
         source = collect_pictures(inputs, allow_outside)
         return predict_pictures(
-            self._parts.method, self._view, source, self.classes, batch_size, workers, strict, self.device
-        )
+            self._parts.method, self._view, source, self.classes, batch_size, workers, strict, self.device,
+            self._temperature,
+        )  # fmt: skip
 
     def stream(
         self, inputs: Any, batch_size: int = 64, workers: int = 0, strict: bool = False, allow_outside: bool = False
@@ -81,8 +84,9 @@ class TunedModel:
         """Predict as `predict` does, but yield batch after batch, so that memory does not grow."""
         source = collect_pictures(inputs, allow_outside)
         yield from stream_pictures(
-            self._parts.method, self._view, source, self.classes, batch_size, workers, strict, self.device
-        )
+            self._parts.method, self._view, source, self.classes, batch_size, workers, strict, self.device,
+            self._temperature,
+        )  # fmt: skip
 
     def predict_proba(self, inputs: Any, **options: Any) -> NDArray[np.float32]:
         """Return only the distributions, float32 `[N, K]`; arguments as in `predict`."""
@@ -136,9 +140,53 @@ class TunedModel:
         stated = all(sample.label is not None for sample in source.samples)
         labels = source.labels(self.classes) if stated else None
         predictions = predict_pictures(
-            self._parts.method, self._view, source, self.classes, batch_size, workers, True, self.device
-        )
+            self._parts.method, self._view, source, self.classes, batch_size, workers, True, self.device,
+            self._temperature,
+        )  # fmt: skip
         return torch.from_numpy(predictions.probabilities), truth, labels
+
+    @property
+    def calibration(self) -> Calibration | None:
+        """How the model was calibrated on labelled pictures; None for a model that was not."""
+        return self._parts.calibration
+
+    @property
+    def _temperature(self) -> float:
+        return 1.0 if self.calibration is None else self.calibration.temperature
+
+    def calibrate(
+        self, data: Any, split: str | None = None, batch_size: int = 64, workers: int = 0,
+        strict: bool = False, allow_outside: bool = False, format: str = "auto", make_split: str | None = None,
+    ) -> Calibration:  # fmt: skip
+        """Fit a temperature on labelled pictures: supervised calibration, which `save` keeps with the model.
+
+        The class that comes first does not change, only how sure the model is. An earlier temperature is replaced.
+        Take pictures that the model did not learn from, and measure it on others.
+
+        Args:
+            data: labelled pictures, as for `evaluate`; those without a label or votes are passed over.
+            split: rows of a manifest to use; None means all.
+            batch_size: pictures in a forward pass.
+            workers: decoding processes.
+            strict: raise at the first picture that cannot be read, instead of leaving it out.
+            allow_outside: a manifest may point to pictures outside its own folder.
+            format: layout of a published data set, as `--format` takes it.
+            make_split: rule for data without a split, such as `hash:0.7,0.1`.
+
+        Raises:
+            DataError: no such split, or no label in it.
+            ClassListError: the data has a class that the model does not have.
+        """
+        source = self._labelled(data, split, allow_outside, format, make_split)
+        made = calibrate(
+            self._parts.method, self._view, source, self.classes, split, batch_size, workers, strict, self.device
+        )
+        self._parts = dataclasses.replace(self._parts, calibration=made)
+        return made
+
+    def uncalibrate(self) -> None:
+        """Forget the temperature: the model is as sure as its training made it."""
+        self._parts = dataclasses.replace(self._parts, calibration=None)
 
     def save(self, path: str | PathLike[str], overwrite: bool = False) -> Path:
         """Save the model in a folder of its own, which `load` needs and nothing else.
@@ -151,6 +199,18 @@ class TunedModel:
         self.folder = folder.path
         return folder.path
 
+    def keep(self) -> Path:
+        """Save the model in the run folder that it was loaded from, in place of the one there, whole or not at all.
+
+        Raises:
+            SettingsError: it was made in memory; `save` makes a folder.
+        """
+        if self.folder is None:
+            raise SettingsError("this model has no run folder yet: save it with model.save(PATH)")
+        inner = self.folder / "model"
+        save_parts(inner if inner.is_dir() else self.folder, self._parts)
+        return self.folder
+
     def info(self) -> dict[str, Any]:
         """Return what the model is: method, settings, classes, backbone, texts, learned quantities."""
         backbone = self._parts.method.backbone
@@ -162,6 +222,7 @@ class TunedModel:
             "backbone": backbone.name,  # type: ignore[union-attr]
             "texts": [t.text for t in self._parts.texts.texts],
             "learned": self._parts.method.learned(),
+            "calibration": None if self.calibration is None else self.calibration.as_dict(),
             "folder": None if self.folder is None else str(self.folder),
         }
 

@@ -7,11 +7,9 @@ Parts get plain values and other parts, never the configuration.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import json
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +20,7 @@ from torch import Tensor
 from hybridcascade.backbone.clip import ClipBackbone
 from hybridcascade.backbone.loading import load_backbone
 from hybridcascade.cachedir import feature_cache_folder, text_cache_folder
+from hybridcascade.calibration import Calibration, calibrate, open_calibration
 from hybridcascade.config import TrainConfig
 from hybridcascade.config_targets import space_of
 from hybridcascade.data.classes import read_classes
@@ -35,14 +34,14 @@ from hybridcascade.engine.artifact import load_model, save_model
 from hybridcascade.engine.feature_store import FeatureStore
 from hybridcascade.engine.folder import RunFolder
 from hybridcascade.engine.memory import keep_freed_memory
-from hybridcascade.engine.provenance import collect_provenance
 from hybridcascade.engine.records import PhaseRecord
 from hybridcascade.engine.run import run_phases
 from hybridcascade.engine.watching import EpochWatch
-from hybridcascade.errors import CheckpointError, ClassListError, SettingsError
+from hybridcascade.errors import CheckpointError, ClassListError
 from hybridcascade.methods.base import Method
 from hybridcascade.methods.registry import method_entry
 from hybridcascade.methods.settings import PhaseDefaults, default_view, method_settings
+from hybridcascade.run_output import log_file, open_folder
 from hybridcascade.stored_features import feature_layout, feature_table, stored_data
 from hybridcascade.supervision import choose_targets, give_geometry
 from hybridcascade.watching import make_watch
@@ -76,6 +75,7 @@ class TunedParts:
         classes: K class names.
         texts: what it learned from.
         seed: of the training.
+        calibration: temperature fitted on labelled pictures, None unless that was asked for.
     """
 
     method: Method
@@ -84,6 +84,7 @@ class TunedParts:
     classes: tuple[str, ...]
     texts: EncodedTexts
     seed: int
+    calibration: Calibration | None = None
 
 
 @dataclass(frozen=True)
@@ -119,6 +120,8 @@ class TunedRun:
         for record in self.records:
             loss = f", last loss {record.history[-1].loss:.4f}" if record.history else ""
             lines.append(f"{record.phase} phase {record.status}: {record.epochs} epochs, {record.seconds:.1f} s{loss}")
+        if self.parts.calibration is not None:
+            lines.append(self.parts.calibration.words)
         if self.unreadable:
             lines.append(f"could not be read and were left out: {len(self.unreadable)}")
             lines += [f"  {u.reason}" if u.id in u.reason else f"  {u.id}: {u.reason}" for u in self.unreadable]
@@ -137,6 +140,7 @@ class TunedRun:
             "texts": len(self.parts.texts.texts),
             "targets": None if self.targets is None else self.targets.counts(),
             "phases": phases,
+            "calibration": None if self.parts.calibration is None else self.parts.calibration.as_dict(),
             "unreadable": [{"id": u.id, "reason": u.reason} for u in self.unreadable],
         }
 
@@ -154,8 +158,10 @@ def train(config: TrainConfig, source: PictureSource | None = None, progress: bo
     """
     keep_freed_memory()
     entry = method_entry(config.method)
+    given = source is not None
     source = _open_training_source(config) if source is None else source
     classes = _choose_classes(config, source)
+    check = open_calibration(config, classes, given)
     texts = choose_texts(classes, config.method, config.text_mode, config.templates, config.descriptions)
     source, unreadable = (None, []) if source is None else drop_unreadable(source, config.strict)
     source, targets = (None, None) if source is None else choose_targets(config, source, classes)
@@ -166,8 +172,8 @@ def train(config: TrainConfig, source: PictureSource | None = None, progress: bo
     method = build_method(config.method, backbone, encoded, len(classes), config.seed, settings)
     give_geometry(method, settings, classes, space_of(config.space, config.ring))
     parts = TunedParts(method, config.method, settings, classes, encoded, config.seed)
-    folder = _open_folder(config, classes, source, backbone)
-    with _log_file(folder):
+    folder = open_folder(config, classes, source, backbone)
+    with log_file(folder):
         records = tune(
             method, config.phases(), encoded, source if entry.images != "none" else None,
             targets=None if targets is None else targets.distribution,
@@ -179,6 +185,12 @@ def train(config: TrainConfig, source: PictureSource | None = None, progress: bo
                 source if entry.images != "none" else None, backbone, config.watch, config.choose_epoch == "criterion"
             ),
         )  # fmt: skip
+    if check is not None:
+        view, device = plain_view_of(backbone), _device(config.device)
+        made = calibrate(
+            method, view, check, classes, config.calibrate, _PLAIN_BATCH, config.workers, config.strict, device
+        )
+        parts = dataclasses.replace(parts, calibration=made)
     if folder is not None:
         save_parts(folder.model, parts)
     count = 0 if source is None else len(source)
@@ -285,6 +297,7 @@ def save_parts(folder: Path, parts: TunedParts) -> None:
         "seed": parts.seed,
         "backbone": backbone.describe(),
         "texts": [list(t) for t in parts.texts.texts],
+        "calibration": None if parts.calibration is None else parts.calibration.as_dict(),
     }
     save_model(folder, parts.method.artifact_state() | {_TEXT_FEATURES: parts.texts.features}, description)
 
@@ -313,7 +326,9 @@ def load_parts(path: str | Path) -> TunedParts:
         raise CheckpointError(f"the model in {str(path)!r} lacks {error}: it was saved by another version") from error
     method.load_artifact_state(state)
     method.requires_grad_(False)
-    return TunedParts(method.eval(), description["method"], settings, classes, texts, seed)
+    made = description.get("calibration")
+    calibration = None if made is None else Calibration.from_dict(made)
+    return TunedParts(method.eval(), description["method"], settings, classes, texts, seed, calibration)
 
 
 def _open_training_source(config: TrainConfig) -> PictureSource | None:
@@ -349,52 +364,3 @@ def _backbone_of(method: Method) -> ClipBackbone:
 
 def _strong_view_of(backbone: ClipBackbone, name: str) -> Any:
     return strong_view(name, backbone.image_size, backbone.mean, backbone.std, backbone.interpolation)
-
-
-def _open_folder(
-    config: TrainConfig, classes: tuple[str, ...], source: PictureSource | None, backbone: ClipBackbone
-) -> RunFolder | None:
-    if config.out is None:
-        return None
-    dataset = None if source is None else source.fingerprint()
-    if config.resume:
-        return _reopen_folder(config.out, dataset)
-    folder = RunFolder.create(config.out, config.overwrite)
-    folder.write_config(config.resolved() | {"classes": list(classes)})
-    weights = {"backbone": config.backbone, "weights_hash": backbone.weights_hash}
-    folder.write_provenance(collect_provenance(seed=config.seed, dataset=dataset, extra=weights))
-    return folder
-
-
-def _reopen_folder(out: str, dataset: str | None) -> RunFolder:
-    """Open a run to go on with; its pictures must be those it began with."""
-    folder = RunFolder.open(out)
-    try:
-        began_with = json.loads(folder.provenance_file.read_text(encoding="utf-8")).get("dataset")
-    except (OSError, ValueError) as error:
-        raise CheckpointError(
-            f"{folder.provenance_file} is missing or damaged; begin again with --overwrite"
-        ) from error
-    if began_with != dataset:
-        raise SettingsError(
-            f"--resume: the pictures are not those that {out!r} began with; begin again with --overwrite"
-        )
-    return folder
-
-
-@contextlib.contextmanager
-def _log_file(folder: RunFolder | None) -> Iterator[None]:
-    """Keep what the libraries remark in `logs/run.log`, since the terminal does not show it."""
-    if folder is None:
-        yield
-        return
-    folder.logs.mkdir(parents=True, exist_ok=True)
-    handler = logging.FileHandler(folder.logs / "run.log", encoding="utf-8")
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-    root = logging.getLogger()
-    root.addHandler(handler)
-    try:
-        yield
-    finally:
-        root.removeHandler(handler)
-        handler.close()

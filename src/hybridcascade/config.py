@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from hybridcascade.config_phases import check_phase, check_phase_numbers, phases_of
-from hybridcascade.config_targets import check_targets
+from hybridcascade.config_targets import check_calibration, check_targets
 from hybridcascade.config_use import DEVICES, EvaluateConfig, PredictConfig, at_least, check_layout, one_of
 from hybridcascade.data.priors import DEFAULT_EPSILON, DEFAULT_SIGMA
 from hybridcascade.engine.schedules import SCHEDULES
@@ -244,6 +244,10 @@ class TrainConfig:
     split: str | None = None
     """Pictures to train on, by the `split` of the data; left out: all."""
 
+    calibrate: str | None = None
+    """Labelled split, such as val, on which a temperature is fitted after the training: supervised calibration. It is
+    saved with the model and told wherever the model is used. Left out: no label is read for it."""
+
     watch: int = 128
     """Training pictures on which a criterion without labels is measured after each epoch, to tell when tuning
     drifts; 0 for none."""
@@ -304,6 +308,7 @@ class TrainConfig:
             self.learns_from_labels, self.targets, self.space, self.ring, self.prior, self.prior_sigma,
             self.prior_epsilon, self.vote_smoothing, self.shots, self.label_share,
         )  # fmt: skip
+        check_calibration(self.calibrate, self.split, self.data)
         for phase, numbers in self.phases().items():
             check_phase(phase, numbers)
 

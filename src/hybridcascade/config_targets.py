@@ -7,7 +7,7 @@ from hybridcascade.data.emotions import EmotionSpace, find_space
 from hybridcascade.data.priors import DEFAULT_EPSILON, DEFAULT_SIGMA, GEOMETRIC_PRIORS, PRIORS
 from hybridcascade.errors import SettingsError
 
-__all__ = ["TARGETS", "check_targets", "prior_name", "space_of"]
+__all__ = ["TARGETS", "check_calibration", "check_targets", "prior_name", "space_of"]
 
 TARGETS: dict[str, str] = {
     "auto": "votes where a picture has them, else its label through the prior",
@@ -68,3 +68,16 @@ def check_targets(
     if found is None:
         raise SettingsError(f"prior {name!r} needs an emotion space: --space mikels8, or a YAML file")
     found.matrix("steps" if name == "wheel" else "polarity")  # says what ring or polarity is missing
+
+
+def check_calibration(calibrate: str | None, split: str | None, data: str | None) -> None:
+    """Raise `SettingsError` when a run would be calibrated on nothing, or on pictures that it learns from."""
+    if calibrate is None:
+        return
+    if data is None:
+        raise SettingsError("--calibrate fits a temperature on a split of the data: say where it is with --data")
+    if split is None or split == calibrate:
+        raise SettingsError(
+            f"--calibrate {calibrate} needs pictures that the run does not learn from: name the training pictures "
+            "too, such as --split train"
+        )

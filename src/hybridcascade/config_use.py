@@ -9,7 +9,7 @@ from hybridcascade.data.readers.catalogue import check_format
 from hybridcascade.data.readers.splits import parse_rule
 from hybridcascade.errors import SettingsError, UnknownNameError
 
-__all__ = ["DEVICES", "EvaluateConfig", "PredictConfig", "at_least", "check_layout", "one_of"]
+__all__ = ["DEVICES", "CalibrateConfig", "EvaluateConfig", "PredictConfig", "at_least", "check_layout", "one_of"]
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
 
@@ -83,6 +83,51 @@ class EvaluateConfig:
     def __post_init__(self) -> None:
         if not self.data:
             raise SettingsError("say what to evaluate on: --data labelled.csv (or a folder per class, or a zip)")
+        one_of("device", self.device, DEVICES)
+        check_layout(self.format, self.make_split)
+        at_least("batch_size", self.batch_size, 1)
+        at_least("workers", self.workers, 0)
+
+
+@dataclass(frozen=True)
+class CalibrateConfig:
+    """How to calibrate a saved run on labelled pictures."""
+
+    data: str | None = None
+    """Labelled pictures: a folder per class, a manifest with labels, votes or probabilities, or a zip of either."""
+
+    split: str | None = None
+    """Pictures to calibrate on, by the `split` of the data, such as val; left out: all."""
+
+    remove: bool = False
+    """Remove the temperature from the run instead."""
+
+    batch_size: int = 64
+    """Pictures in a forward pass."""
+
+    workers: int = 0
+    """Processes that decode pictures beside the predicting process."""
+
+    device: str = "auto"
+    """Where to predict: auto, cpu, cuda or mps."""
+
+    strict: bool = False
+    """Stop at the first picture that cannot be read, instead of leaving it out."""
+
+    allow_outside: bool = False
+    """Let a manifest point to pictures outside its own folder."""
+
+    format: str = "auto"
+    """Layout of the data: auto, none, or a published data set with its options, such as emotion6@classes=6."""
+
+    make_split: str | None = None
+    """Split for data that has none: the rule that the run was trained with, such as hash:0.7,0.1."""
+
+    def __post_init__(self) -> None:
+        if self.remove and self.data:
+            raise SettingsError("--remove takes the temperature away and needs no --data")
+        if not self.remove and not self.data:
+            raise SettingsError("say what to calibrate on: --data labelled.csv --split val (or --remove)")
         one_of("device", self.device, DEVICES)
         check_layout(self.format, self.make_split)
         at_least("batch_size", self.batch_size, 1)

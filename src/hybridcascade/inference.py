@@ -95,6 +95,7 @@ def stream_pictures(
     workers: int = 0,
     strict: bool = False,
     device: torch.device | str = "cpu",
+    temperature: float = 1.0,
 ) -> Iterator[Predictions]:
     """Yield the predictions of one batch after another, so that memory does not grow with the number of pictures.
 
@@ -107,6 +108,7 @@ def stream_pictures(
         workers: decoding processes.
         strict: raise at the first picture that cannot be read.
         device: where to compute.
+        temperature: of a calibrated model, above 0; scores are divided by it, those of stages are not.
 
     Raises:
         PictureError: a picture cannot be read and `strict` is set.
@@ -122,7 +124,7 @@ def stream_pictures(
     for cells in loader:
         began = time.perf_counter()
         ids = source.ids[start : start + len(cells)]
-        part = _predict_cells(method, cells, len(classes), device)
+        part = _predict_cells(method, cells, len(classes), device, temperature)
         start += len(cells)
         for name, error in zip(ids, part.errors, strict=True):
             if error:
@@ -135,10 +137,11 @@ def stream_pictures(
 def predict_pictures(
     method: Method, view: Callable[..., Tensor], source: PictureSource, classes: tuple[str, ...],
     batch_size: int = 64, workers: int = 0, strict: bool = False, device: torch.device | str = "cpu",
+    temperature: float = 1.0,
 ) -> Predictions:  # fmt: skip
     """Predict all pictures at once: the parts of `stream_pictures` put together, with the whole time."""
     began = time.perf_counter()
-    parts = list(stream_pictures(method, view, source, classes, batch_size, workers, strict, device))
+    parts = list(stream_pictures(method, view, source, classes, batch_size, workers, strict, device, temperature))
     return Predictions(
         ids=tuple(i for part in parts for i in part.ids),
         classes=classes,
@@ -150,7 +153,9 @@ def predict_pictures(
     )
 
 
-def _predict_cells(method: Method, cells: list[_Cell], count: int, device: torch.device | str) -> _Part:
+def _predict_cells(
+    method: Method, cells: list[_Cell], count: int, device: torch.device | str, temperature: float
+) -> _Part:
     good = [row for row, (image, _) in enumerate(cells) if image is not None]
     errors = tuple(error for _, error in cells)
     if not good:
@@ -160,7 +165,7 @@ def _predict_cells(method: Method, cells: list[_Cell], count: int, device: torch
         prediction = method(images.to(device))
     stages = None if prediction.stage_logits is None else prediction.stage_logits.float().softmax(dim=-1)
     return _Part(
-        _scatter(prediction.probabilities, good, len(cells)),
+        _scatter((prediction.logits.float() / temperature).softmax(dim=-1), good, len(cells)),
         errors,
         None if stages is None else _scatter(stages, good, len(cells)),
         _scatter_weights(prediction, good, len(cells)),

@@ -18,6 +18,7 @@ COMMANDS: dict[str, str] = {
     "demo": "tune and compare all methods on the embedded sandbox, in minutes, without a download",
     "train": "tune a model to your classes, from unlabelled pictures (or from texts, or labels)",
     "evaluate": "measure a tuned model on labelled pictures",
+    "calibrate": "fit a saved run's temperature on labelled pictures",
     "predict": "class and distribution for pictures, folders, zips and manifests",
     "compare": "compare methods over seeds and recipes, with intervals and p-values",
     "ablate": "switch the components of a method one at a time",

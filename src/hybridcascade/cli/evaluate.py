@@ -12,9 +12,10 @@ from hybridcascade.engine.atomic import write_text
 from hybridcascade.evaluation.tables import to_plain
 
 if TYPE_CHECKING:
+    from hybridcascade.api import TunedModel
     from hybridcascade.evaluation.full import FullScores
 
-__all__ = ["parser", "run"]
+__all__ = ["parser", "run", "tell_calibration"]
 
 _EXAMPLES = """
 hybridcascade evaluate runs/mine --data labelled.csv
@@ -46,21 +47,32 @@ def run(arguments: list[str]) -> int:
             "strict": config.strict, "allow_outside": config.allow_outside,
             "format": config.format, "make_split": config.make_split,
         }  # fmt: skip
+        calibration = tell_calibration(terminal, model)
         if config.full or config.plots:
-            _tell_fully(terminal, config, options.run, model.evaluate_fully(config.data, **where))
+            _tell_fully(terminal, config, options.run, model.evaluate_fully(config.data, **where), calibration)
         else:
             metrics = model.evaluate(config.data, **where)
             if terminal.as_json:
-                terminal.json({"run": options.run, "data": config.data, "metrics": metrics})
+                terminal.json({"run": options.run, "data": config.data, **calibration, "metrics": metrics})
             else:
                 terminal.data("\n".join(f"{name:<10} {value:.4f}" for name, value in metrics.items()))
         terminal.next(f"predict {options.run} YOUR_PICTURES --out predictions.csv")
     return 0
 
 
-def _tell_fully(terminal: Terminal, config: EvaluateConfig, run_folder: str, scores: FullScores) -> None:
+def tell_calibration(terminal: Terminal, model: TunedModel) -> dict[str, Any]:
+    """Say that a model was calibrated on labels, where it was; return the same for JSON."""
+    if model.calibration is None:
+        return {}
+    terminal.say(model.calibration.words)
+    return {"calibration": model.calibration.as_dict()}
+
+
+def _tell_fully(
+    terminal: Terminal, config: EvaluateConfig, run_folder: str, scores: FullScores, calibration: dict[str, Any]
+) -> None:
     if terminal.as_json:
-        terminal.json({"run": run_folder, "data": config.data, **scores.as_dict()})
+        terminal.json({"run": run_folder, "data": config.data, **calibration, **scores.as_dict()})
     else:
         terminal.data("\n".join(to_plain(table) for table in scores.tables()).rstrip())
     if config.plots:

@@ -147,6 +147,11 @@ def describe_run(path: Path) -> dict[str, Any]:
 def _model_facts(file: Path) -> dict[str, Any]:
     description = _read_json(file).get("description", {})
     facts = {key: description.get(key) for key in ("method", "classes", "settings", "seed", "created_with")}
+    if (made := description.get("calibration")) is not None:
+        facts["calibration"] = (
+            f"supervised: temperature {made.get('temperature', 0):.3f}, fitted on the labels of {made.get('pictures')} "
+            f"pictures (split {made.get('split')}) of {made.get('data')}"
+        )
     return facts | {"backbone": description.get("backbone", {}).get("name"), "texts": len(description.get("texts", []))}
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from hybridcascade.cli.evaluate import tell_calibration
 from hybridcascade.cli.parsing import CommandParser
 from hybridcascade.cli.terminal import Terminal, command_output
 from hybridcascade.config import PredictConfig
@@ -42,6 +43,7 @@ def run(arguments: list[str]) -> int:
         from hybridcascade.api import load
 
         model = load(options.run, device=config.device)
+        tell_calibration(terminal, model)
         predictions = model.predict(
             options.inputs, batch_size=config.batch_size, workers=config.workers,
             strict=config.strict, allow_outside=config.allow_outside,
