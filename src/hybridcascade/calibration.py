@@ -14,9 +14,10 @@ from typing import Any
 import torch
 
 from hybridcascade.config import TrainConfig
-from hybridcascade.data.loaders import PlainView, image_loader
+from hybridcascade.data.loaders import image_loader
 from hybridcascade.data.messages import complaint
 from hybridcascade.data.sources import PictureSource, drop_unreadable, open_source
+from hybridcascade.data.views import PlainView
 from hybridcascade.errors import CheckpointError, DataError, SettingsError
 from hybridcascade.evaluation.metrics import score
 from hybridcascade.evaluation.temperature import fit_temperature
