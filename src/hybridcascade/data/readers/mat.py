@@ -107,7 +107,10 @@ def _needed(module: str, form: str, where: str) -> Any:
         return importlib.import_module(module)
     except ImportError as error:
         package = module.partition(".")[0]
-        remedy = f"Install it: pip install {package} (or use ground_truth.txt, which needs nothing)"
+        remedy = (
+            f"Install it: pip install 'hybridcascade[mat]', or {package} alone "
+            "(or use ground_truth.txt, which needs nothing)"
+        )
         raise DataError(complaint(where, f"{package} to read a {form} file", "it not installed", remedy)) from error
 
 
