@@ -75,8 +75,9 @@ def make_watch(
 
     def measure(method: Method, before: Tensor | None) -> tuple[Mapping[str, float], Tensor]:
         parts, labels = measure_parts(method, images, before)
-        # Churn is logged and part of no choice: the start of a phase has none, and it falls with the learning rate.
-        value = weighted_mean(parts, (name for name in parts if name != "stability"))
-        return {"criterion": value, **{f"criterion_{name}": part for name, part in parts.items()}}, labels
+        return {
+            "criterion": weighted_mean(parts),
+            **{f"criterion_{name}": part for name, part in parts.items()},
+        }, labels
 
     return EpochWatch(measure, choose)

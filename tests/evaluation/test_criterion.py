@@ -15,7 +15,7 @@ from hybridcascade.evaluation.criterion import (
     stage_agreement,
     view_agreement,
 )
-from hybridcascade.evaluation.criterion_weights import WEIGHTS, weighted_mean
+from hybridcascade.evaluation.criterion_weights import WATCHED, WEIGHTS, weighted_mean
 
 
 def draw(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -71,13 +71,14 @@ def test_parts_are_those_that_can_be_told_and_combine_by_their_weights():
     assert set(criterion_parts(views[:1])) == {"balance", "margin"}
     assert set(criterion_parts(views, stages[:, :1])) == {"views", "balance", "margin"}
     parts = criterion_parts(views, stages, views[0].argmax(1))
-    assert set(parts) == set(WEIGHTS)
+    assert set(parts) == {*WEIGHTS, *WATCHED}
     assert parts["stability"] == 1.0
     assert sum(WEIGHTS.values()) == pytest.approx(1.0)
     assert weighted_mean(parts) == pytest.approx(sum(WEIGHTS[n] * parts[n] for n in WEIGHTS))
-    assert weighted_mean(parts, ("balance", "margin")) == pytest.approx(
-        (0.2 * parts["balance"] + 0.1 * parts["margin"]) / 0.3
-    )
+    some = (0.25 * parts["balance"] + 0.5 * parts["views"]) / 0.75
+    assert weighted_mean(parts, ("balance", "views", "margin")) == pytest.approx(some)
+    with pytest.raises(DataError, match="views, stages, balance"):
+        weighted_mean({"margin": 0.9, "stability": 1.0})
     assert all(0.0 <= value <= 1.0 for value in parts.values())
 
 

@@ -24,8 +24,7 @@ def parser() -> CommandParser:
     """Return the parser of the command."""
     summary = (
         "Name the tuned model to use, from unlabelled pictures alone: whether views of a picture and stages of\n"
-        "a model agree beyond chance, whether all classes occur, and how clear the decisions are. That is evidence,\n"
-        "not proof."
+        "a model agree beyond chance, and whether all classes occur. That is evidence, not proof."
     )
     made = CommandParser("select", summary, _EXAMPLES, SelectConfig, experiments=True)
     made.add_argument("runs", nargs="*", default=[], metavar="RUN", help="run folders that `hybridcascade train` made")

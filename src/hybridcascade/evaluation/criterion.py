@@ -1,19 +1,22 @@
 """What unlabelled pictures alone tell about a model: is it getting better, and is it better than another one?
 
-Nothing here sees a label. Each part lies in 0..1 and more is better, except `churn`. One number is made of them
-with fixed weights that were set beforehand and fitted to nothing:
+Nothing here sees a label. Each part lies in 0..1. One number is made of three of them, more is better:
 
-    views      0.4   two views of a picture get the same class, beyond chance
-    stages     0.2   the stages of a cascade give a picture the same class, beyond chance
-    balance    0.2   all classes occur: entropy of the mean prediction, as a share of log K
-    margin     0.1   the first class is ahead of the second (depends on the temperature, hence little)
-    stability  0.1   1 - churn: pseudo-labels have stopped to move between epochs
+    views      0.5   two views of a picture get the same class, beyond chance
+    stages     0.25  the stages of a cascade give a picture the same class, beyond chance
+    balance    0.25  all classes occur: entropy of the mean prediction, as a share of log K
+
+Two are watched beside it and count nothing:
+
+    margin           the first class is ahead of the second: a model that is sure and wrong has most of it. As a
+                     part of the criterion it chose the worst of four methods on generated pictures
+    stability        1 - churn: pseudo-labels have stopped to move between epochs, which tells of the learning rate
 
 Agreement that two predictors have by chance counts for nothing (Cohen 1960), so a model that says one class for
 everything scores 0 there, not 1. That agreement without labels ranks models is known (Jiang et al., ICLR 2022; Baek
-et al., NeurIPS 2022), and so is that dispersed, confident predictions do (Deng et al., ICML 2023). It is evidence, not
-proof: a model can agree with itself on wrong classes, and where classes are truly missing or rare the
-balance speaks against the truth.
+et al., NeurIPS 2022), and so is that dispersed predictions do (Deng et al., ICML 2023). It is evidence, not proof: a
+model can agree with itself on wrong classes, and where classes are truly missing or rare the balance speaks
+against the truth.
 """
 
 from __future__ import annotations
@@ -89,7 +92,7 @@ def criterion_parts(views: Tensor, stages: Tensor | None = None, before: Tensor 
         before: class numbers `[N]` at the epoch before, or None.
 
     Returns:
-        Those parts of `criterion_weights.WEIGHTS` that can be told, by name.
+        Those parts of `criterion_weights.WEIGHTS` and `WATCHED` that can be told, by name.
     """
     plain = views[0]
     parts = {"views": view_agreement(views)} if len(views) > 1 else {}

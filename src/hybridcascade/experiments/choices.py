@@ -152,8 +152,7 @@ class Choice:
 def choose_candidate(candidates: Sequence[Candidate], parts: Sequence[str] | None = None) -> Choice:
     """Choose the model of the highest mean criterion; of two equal ones the first.
 
-    Models are compared by the parts that all of them have; `stability` is never one, for it
-    speaks of the learning rate.
+    Models are compared by the parts that count and that all of them have.
 
     Args:
         candidates: at least one; several seeds of a name are averaged.
@@ -162,12 +161,12 @@ def choose_candidate(candidates: Sequence[Candidate], parts: Sequence[str] | Non
     Raises:
         SettingsError: no candidate, or none of the parts is common to all.
     """
-    from hybridcascade.evaluation.criterion_weights import weighted_mean
+    from hybridcascade.evaluation.criterion_weights import WEIGHTS, weighted_mean
 
     if not candidates:
         raise SettingsError("there is nothing to choose from: name run folders, or methods with --methods")
     common = [name for name in candidates[0].parts if all(name in candidate.parts for candidate in candidates)]
-    used = tuple(name for name in common if name != "stability" and (parts is None or name in parts))
+    used = tuple(name for name in common if name in WEIGHTS and (parts is None or name in parts))
     if not used:
         raise SettingsError("the models have no part of the criterion in common, so they cannot be compared")
     values: dict[str, list[float]] = {}
