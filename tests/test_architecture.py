@@ -36,7 +36,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "sandbox": {"types"},
     "experiments": {
         "types", "data", "backbone", "cascade", "labelling", "methods", "engine", "evaluation", "sandbox",
-        "cachedir", "compose", "config", "encoded", "inference", "recipes", "supervision", "watching",
+        "cachedir", "compose", "config", "encoded", "inference", "recipes", "stored_features", "supervision",
+        "watching",
     },
     "integrations": {
         "types", "data", "backbone", "cascade", "labelling", "methods", "engine", "evaluation", "sandbox",

@@ -89,6 +89,19 @@ def test_a_key_changes_with_whatever_decides_the_result_and_with_nothing_else(
     assert relabelled.key(read_experiment(str(recipe)).arena_values(), 0) == key()
 
 
+def test_shots_are_a_row_of_their_own_and_go_with_it_into_an_ablation(recipe: Path) -> None:
+    recipe.write_text(recipe.read_text().replace("targets: votes}", "targets: votes, shots: 4}"))
+    read = read_experiment(str(recipe))
+    few = plan_row(read, "on_votes")
+    assert few.shots == 4
+    assert few.values() == {**dataclasses.replace(few, shots=None).values(), "shots": [4, "unlabelled"]}
+    other = dataclasses.replace(few, shots=8)
+    assert len({plan.key({}, 0) for plan in (few, other, dataclasses.replace(few, shots=None))}) == 3
+    _, jobs = ablation_jobs(AblateConfig(method="on_votes", only=True), [str(recipe)], silent)
+    assert len(jobs[0].plans) > 3
+    assert {plan.shots for plan in jobs[0].plans} == {4}
+
+
 @pytest.mark.parametrize(
     ("old", "new", "words"),
     [
@@ -103,6 +116,9 @@ def test_a_key_changes_with_whatever_decides_the_result_and_with_nothing_else(
         ("backbone: nano", "backbon: nano", ["'backbon'", "Did you mean 'backbone'"]),
         ("text_only: {text", "text_only: {image: {epochs: 1}, text", ["text_only", "image"]),
         ("{text: {epochs: 2}}", "{targets: votes}", ["text_only", "cannot learn from targets"]),
+        ("targets: votes}", "shots: 4}", ["on_votes", "shots are of targets", "targets: labels"]),
+        ("targets: votes}", "targets: votes, shots: 0}", ["shots must be 1"]),
+        ("targets: votes}", "targets: votes, shots: 4, target_share: 0.5}", ["contradict"]),
         ("arena: {", "other_arena: {", ["arena"]),
         ("  sigma_2: {settings", "  sigma_2: [settings", ["YAML"]),
     ],

@@ -16,6 +16,7 @@ import torch
 from hybridcascade.data.sources import MemorySource
 from hybridcascade.engine.feature_store import FeatureStore
 from hybridcascade.errors import OutputExistsError, SettingsError, UnknownNameError
+from hybridcascade.evaluation.tables import METRICS
 from hybridcascade.experiments import rows as rows_module
 from hybridcascade.experiments.arena import class_shares, sandbox_arena
 from hybridcascade.experiments.compare import run_experiment, run_rows
@@ -218,7 +219,7 @@ def test_a_row_is_trained_and_only_then_measured(
     after = made.backbone.state_dict()
     assert all(torch.equal(before[key], after[key]) for key in before), "a row changed the tower of the others"
     for result in done.values():
-        assert set(result.metrics) == {"accuracy", "macro_f1", "ece", "kl", "nll", "brier"}
+        assert set(result.metrics) == set(METRICS)
         assert result.probabilities.shape == (40, 8)
     assert done["zero_shot"].clean_metrics is not None
     assert done["zero_shot"].trained_parameters == 0
@@ -232,20 +233,25 @@ def test_a_row_is_trained_and_only_then_measured(
     assert not torch.equal(free.probabilities, done["on_votes"].probabilities)
 
 
-def test_a_share_of_the_targets_leaves_the_others_unlabelled_or_out():
-    """The same tenth for both rows; nothing else about the arena changes."""
+@pytest.mark.parametrize(
+    ("few", "count"), [({"target_share": 0.25, "shots": None}, 5), ({"target_share": 1.0, "shots": 2}, 6)]
+)
+def test_some_of_the_targets_leave_the_others_unlabelled_or_out(few: dict, count: int):
+    """The same quarter, or two a class, for both rows; nothing else about the arena changes."""
     images = torch.zeros(20, 4, 4, 3, dtype=torch.uint8).numpy()
     train = MemorySource(images, [f"p{row}" for row in range(20)])
     targets = torch.rand(20, 3, generator=torch.Generator().manual_seed(0)).softmax(dim=1)
     arena = SimpleNamespace(train=train, targets=lambda kind: targets)
     both = [
-        rows_module._supervision(arena, SimpleNamespace(targets="votes", target_share=0.25, target_rest=rest), 3)
+        rows_module._supervision(arena, SimpleNamespace(targets="votes", target_rest=rest, **few), 3)
         for rest in ("unlabelled", "left_out")
     ]
     (whole, some), (part, only) = both
     known = some.sum(dim=1) > 0
     assert len(whole) == 20
-    assert int(known.sum()) == len(part) == 5
+    assert int(known.sum()) == len(part) == count
+    if few["shots"]:
+        assert only.argmax(dim=1).bincount().tolist() == [2, 2, 2]
     assert torch.equal(some[known], only)
     assert torch.equal(some[known], targets[known])
     assert list(part.ids) == [f"p{row}" for row in known.nonzero().flatten().tolist()]

@@ -9,9 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from hybridcascade.errors import DataError, SettingsError
+from hybridcascade.errors import DataError, SettingsError, UnknownNameError
 from hybridcascade.evaluation.protocol import ResultRow, paired_difference
-from hybridcascade.evaluation.tables import to_markdown, to_plain
+from hybridcascade.evaluation.ranks import RANKED, average_ranks
+from hybridcascade.evaluation.tables import METRICS, to_markdown, to_plain
+from hybridcascade.experiments.full_table import full_markdown, full_tables, metric_names
 from hybridcascade.experiments.outputs import comparison_table, to_csv, to_latex, write_outputs
 from hybridcascade.experiments.summary import ComparedRow, compare_rows, share, to_json
 
@@ -125,7 +127,7 @@ def test_files_are_written_with_a_plot_for_each_recipe(tmp_path: Path) -> None:
     compared = compare_rows(everything, "zero_shot")
     write_outputs(tmp_path, everything, compared, "the command", {"sand_box": 0.8})
     assert {p.name for p in tmp_path.iterdir()} == {
-        "table.md", "table.csv", "table.tex", "results.json", "accuracy_time_sand_box.svg",
+        "table.md", "full.md", "table.csv", "table.tex", "results.json", "accuracy_time_sand_box.svg",
         "accuracy_time_sand_box.png", "accuracy_time_o_ther.svg", "accuracy_time_o_ther.png",
     }  # fmt: skip
     svg = (tmp_path / "accuracy_time_sand_box.svg").read_text()
@@ -136,3 +138,49 @@ def test_files_are_written_with_a_plot_for_each_recipe(tmp_path: Path) -> None:
     assert (tmp_path / "accuracy_time_o_ther.png").read_bytes().startswith(b"\x89PNG")
     assert "the command" in (tmp_path / "table.md").read_text()
     assert json.loads((tmp_path / "results.json").read_text()) == to_json(everything, compared)
+
+
+def measured(method: str, seed: int, step: int) -> ComparedRow:
+    """A row with all metrics: the n-th is n / 100, a hundredth more a `step` and a thousandth more a seed."""
+    metrics = {name: (n + step + seed / 10) / 100 for n, name in enumerate(METRICS)}
+    return ComparedRow("full", ResultRow(method, seed, metrics, 1, 1.0, method == "probe"), None, "Made-up data.")
+
+
+def test_the_full_table_has_every_metric_and_the_average_rank() -> None:
+    made = [measured(m, seed, step) for m, step in (("a", 0), ("b", 1), ("probe", 2)) for seed in (0, 1)]
+    compared = compare_rows(made, "a")
+    means = {one.method: {name: one.mean(name) for name in RANKED} for one in compared}
+    naive = average_ranks(means)
+    assert {one.method: one.average_rank for one in compared} == naive
+    (table,) = full_tables(compared)
+    assert table.header == ("metric", "a", "b", "probe (labels)")
+    assert len(table.rows) == len(METRICS) + 1
+    by_title = {row[0]: row[1:] for row in table.rows}
+    place = METRICS.index("chebyshev")
+    assert by_title["Chebyshev ↓"][0].startswith(f"{(place + 0.05) / 100:.3f} ± ")
+    assert by_title["average rank ↓"] == tuple(f"{naive[name]:.2f}" for name in ("a", "b", "probe"))
+    bold = {(table.rows[i][0], table.header[j]) for i, j in table.best}
+    assert ("KL ↓", "a") in bold
+    assert ("cosine ↑", "b") in bold, "the probe has labels and does not compete"
+    assert not any(column == "probe (labels)" for _, column in bold)
+    told = to_json(made, compared)["summary"][1]
+    assert set(told["metrics"]) == set(METRICS)
+    assert told["metrics"]["clark"]["mean"] == pytest.approx(means["b"]["clark"])
+    assert told["average_rank"] == naive["b"]
+    assert full_markdown(compared).startswith("## full\n\n| metric | a | b | probe (labels) |")
+    header, first = list(csv.reader(io.StringIO(to_csv(compared))))[:2]
+    assert first[header.index("average_rank")] == str(naive["a"])
+    assert float(first[header.index("intersection")]) == pytest.approx(means["a"]["intersection"])
+
+
+def test_chosen_metrics_and_rows_that_were_measured_by_fewer() -> None:
+    assert metric_names(None) == metric_names("all") == (*METRICS, "average_rank")
+    assert metric_names("kl, average_rank,kl") == ("kl", "average_rank")
+    with pytest.raises(UnknownNameError, match="Did you mean 'cosine'"):
+        metric_names("cosin")
+    old = [*rows(), *[measured("new", seed, 0) for seed in (0, 1)]]
+    old = [ComparedRow("one", r.row, r.clean, r.words) for r in old]
+    compared = compare_rows(old, "zero_shot")
+    assert [one.average_rank for one in compared] == [None] * 4
+    (table,) = full_tables(compared, ("cosine", "kl", "accuracy", "average_rank"))
+    assert [row[0] for row in table.rows] == ["KL ↓", "accuracy % ↑"]

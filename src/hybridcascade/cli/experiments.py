@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 from hybridcascade.cli.parsing import CommandParser
 from hybridcascade.cli.terminal import Terminal, command_output
+from hybridcascade.experiments.full_table import full_tables, metric_names
 from hybridcascade.experiments.jobs import STORE, AblateConfig, CompareConfig, ExperimentConfig, Job, Say, check_folder
 from hybridcascade.experiments.text_jobs import TextsConfig
 
 if TYPE_CHECKING:
+    from hybridcascade.evaluation.tables import Table
     from hybridcascade.experiments.compare import Experiment
 
 __all__ = ["experiment_parser", "listed_recipes", "run_jobs"]
@@ -71,18 +73,33 @@ def run_jobs(options: Any, config: AnyConfig, plan: Callable[[Say], tuple[Experi
 def _show(terminal: Terminal, config: AnyConfig, done: Experiment) -> None:
     if terminal.as_json:
         terminal.json(done.json())
+    elif config.metrics and not config.csv:
+        _show_metrics(terminal, config, full_tables(done.compared, metric_names(config.metrics)))
     elif config.csv or config.latex or config.markdown:
         name = "table.csv" if config.csv else "table.tex" if config.latex else "table.md"
         terminal.data((done.folder / name).read_text(encoding="utf-8"))
     elif terminal.stdout.isatty():
-        _show_rich(done)
+        _show_rich(done.table)
     else:
         from hybridcascade.evaluation.tables import to_plain
 
         terminal.data(to_plain(done.table))
 
 
-def _show_rich(done: Experiment) -> None:
+def _show_metrics(terminal: Terminal, config: AnyConfig, tables: Sequence[Table]) -> None:
+    """Print the metrics that were asked for, a table a recipe."""
+    from hybridcascade.evaluation.tables import to_markdown, to_plain
+    from hybridcascade.experiments.outputs import to_latex
+
+    if terminal.stdout.isatty() and not (config.latex or config.markdown):
+        for table in tables:
+            _show_rich(table)
+        return
+    write = to_latex if config.latex else to_markdown if config.markdown else to_plain
+    terminal.data("\n".join(write(table) for table in tables))
+
+
+def _show_rich(table: Table) -> None:
     import sys
 
     from rich.console import Console
@@ -90,4 +107,4 @@ def _show_rich(done: Experiment) -> None:
     from hybridcascade.evaluation.tables import to_rich
 
     width = max(shutil.get_terminal_size().columns, 80)
-    Console(file=sys.__stdout__, width=width).print(to_rich(done.table))
+    Console(file=sys.__stdout__, width=width).print(to_rich(table))

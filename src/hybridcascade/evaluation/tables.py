@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "LOWER_IS_BETTER",
+    "METRICS",
     "Table",
     "format_metric",
     "format_summary",
@@ -38,6 +39,9 @@ LOWER_IS_BETTER = frozenset(
     {"ece", "kl", "nll", "brier", "chebyshev", "clark", "clark_norm", "canberra", "canberra_norm"}
 )
 """Metrics whose best value is the smallest."""
+
+METRICS = tuple(_TITLES)
+"""Names of all metrics, in the order of full tables."""
 
 DEFAULT_METRICS = ("accuracy", "macro_f1", "ece", "kl")
 """Columns of a results table unless others are asked for."""

@@ -12,6 +12,7 @@ from typing import Any
 from hybridcascade.config import DEVICES, TUNES, one_of
 from hybridcascade.errors import OutputExistsError, SettingsError, UnknownNameError
 from hybridcascade.experiments.components import FULL, component_changes
+from hybridcascade.experiments.full_table import metric_names
 from hybridcascade.experiments.plans import Recipe, RowChanges, RowPlan, parse_seeds, plan_row, read_experiment
 from hybridcascade.experiments.summary import FLOOR, REFERENCE
 from hybridcascade.experiments.text_set import TextSet
@@ -83,6 +84,11 @@ class CompareConfig:
     device: str = "auto"
     """Where to train: auto, cpu, cuda or mps."""
 
+    metrics: str | None = None
+    """Print these metrics instead, a method a column: names divided by commas, or all (full.md in --out has all):
+    accuracy, macro_f1, ece, kl, nll, brier, chebyshev, clark, clark_norm, canberra, canberra_norm, cosine,
+    intersection, argmax_accuracy, average_rank."""
+
     csv: bool = False
     """Print the table as CSV (table.csv in --out has it too)."""
 
@@ -130,6 +136,11 @@ class AblateConfig:
     list: bool = False
     """List the components and what they are about, and run nothing."""
 
+    metrics: str | None = None
+    """Print these metrics instead, a method a column: names divided by commas, or all (full.md in --out has all):
+    accuracy, macro_f1, ece, kl, nll, brier, chebyshev, clark, clark_norm, canberra, canberra_norm, cosine,
+    intersection, argmax_accuracy, average_rank."""
+
     csv: bool = False
     """Print the table as CSV (table.csv in --out has it too)."""
 
@@ -147,6 +158,7 @@ def _check_options(config: CompareConfig | AblateConfig) -> None:
     parse_seeds(config.seeds)
     one_of("tune", config.tune, TUNES)
     one_of("device", config.device, DEVICES)
+    metric_names(config.metrics)
     if config.csv + config.latex + config.markdown > 1:
         raise SettingsError("--csv, --latex and --markdown: choose one for the terminal; --out has all three")
 

@@ -9,7 +9,8 @@ from pathlib import Path
 
 from hybridcascade.engine.atomic import write_bytes, write_json, write_text
 from hybridcascade.evaluation.protocol import PairedDifference
-from hybridcascade.evaluation.tables import Table, format_metric, format_summary, to_markdown
+from hybridcascade.evaluation.tables import METRICS, Table, format_metric, format_summary, to_markdown
+from hybridcascade.experiments.full_table import full_markdown
 from hybridcascade.experiments.summary import Compared, ComparedRow, to_json
 
 __all__ = ["comparison_table", "safe_name", "to_csv", "to_latex", "write_outputs"]
@@ -127,19 +128,17 @@ def _latex(text: str) -> str:
     return "".join(_LATEX.get(letter, letter) for letter in text)
 
 
-_METRICS = ("accuracy", "macro_f1", "ece", "kl", "nll", "brier")
-
-
 def to_csv(compared: Sequence[Compared]) -> str:
     """Write plain numbers, a line a method and recipe: mean and half width of each metric, differences, shares."""
-    metrics = [m for m in _METRICS if all(m in one.summary.metrics for one in compared)]
+    metrics = [m for m in METRICS if all(m in one.summary.metrics for one in compared)]
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerow([
         "recipe", "method", "seeds", "uses_labels",
         *(f"{metric}{part}" for metric in metrics for part in ("", "_half_width")),
         *(f"{metric}_{part}" for metric in ("accuracy", "kl") for part in ("difference", "difference_half_width", "p")),
-        "baseline", "shift_recovered", "gap_closed", "gap_closed_kl", "trained_parameters", "train_seconds",
+        "average_rank", "baseline", "shift_recovered", "gap_closed", "gap_closed_kl", "trained_parameters",
+        "train_seconds",
     ])  # fmt: skip
     for one in compared:
         figures: list[object] = [one.recipe, one.method, len(one.summary.seeds), one.summary.uses_labels]
@@ -151,7 +150,13 @@ def to_csv(compared: Sequence[Compared]) -> str:
                 figures += [None, None, None]
             else:
                 figures += [found.difference.mean, found.difference.half_width, found.p_value]
-        figures += [one.baseline, one.shift_recovered, one.gap_closed["accuracy"], one.gap_closed["kl"]]
+        figures += [
+            one.average_rank,
+            one.baseline,
+            one.shift_recovered,
+            one.gap_closed["accuracy"],
+            one.gap_closed["kl"],
+        ]
         writer.writerow([*figures, one.summary.trained_parameters, one.summary.seconds])
     return buffer.getvalue()
 
@@ -160,7 +165,7 @@ def write_outputs(
     folder: Path, rows: Sequence[ComparedRow], compared: Sequence[Compared], command: str,
     ceilings: Mapping[str, float],
 ) -> Table:  # fmt: skip
-    """Write table.md, table.csv, table.tex, results.json and a plot for each recipe; return the table.
+    """Write table.md, full.md, table.csv, table.tex, results.json and a plot for each recipe; return the table.
 
     Args:
         folder: where they go; files of an earlier comparison are replaced, each whole or not at all.
@@ -173,6 +178,7 @@ def write_outputs(
 
     table = comparison_table(compared, command)
     write_text(folder / "table.md", to_markdown(table))
+    write_text(folder / "full.md", full_markdown(compared))
     write_text(folder / "table.csv", to_csv(compared))
     write_text(folder / "table.tex", to_latex(table))
     write_json(folder / "results.json", to_json(rows, compared))

@@ -23,7 +23,7 @@ from typing import Any
 
 import yaml
 
-from hybridcascade.config import TUNES, PhaseSettings, TrainConfig, one_of
+from hybridcascade.config import TUNES, PhaseSettings, TrainConfig, at_least, one_of
 from hybridcascade.errors import SettingsError, UnknownNameError
 from hybridcascade.experiments import catalogue  # noqa: F401  (registers the arenas; imports no torch)
 from hybridcascade.experiments.kinds import ArenaKind, read_arena, spec_values
@@ -66,6 +66,9 @@ class RowChanges:
     target_share: float = 1.0
     """Share of the training pictures that have targets, chosen by a hash of seed and id."""
 
+    shots: int | None = None
+    """This many training pictures a class have targets, chosen by a hash of seed and id; left out: all."""
+
     target_rest: str = "unlabelled"
     """The others: unlabelled, or left_out."""
 
@@ -79,6 +82,9 @@ class RowChanges:
         one_of("target_rest", self.target_rest, ("unlabelled", "left_out"))
         if not 0 < self.target_share <= 1:
             raise SettingsError(f"target_share must be above 0 and at most 1, got {self.target_share}")
+        at_least("shots", self.shots, 1)
+        if self.shots is not None and self.target_share < 1:
+            raise SettingsError("shots and target_share contradict each other: choose one")
 
     def train_keys(self) -> dict[str, Any]:
         """The part that `TrainConfig` has fields for, as a mapping to lay over another."""
@@ -144,6 +150,7 @@ class RowPlan:
         view: strong view.
         targets: None for label-free training, else a kind of targets (`default`: the arena's own).
         target_share: share of the pictures that have targets.
+        shots: pictures a class that have targets; None for all.
         target_rest: unlabelled or left_out: what becomes of the others.
         texts: templates or descriptions.
         tune: full or heads; full for a method that has no frozen-feature mode. The phases say the same.
@@ -161,6 +168,7 @@ class RowPlan:
     why: str = ""
     target_share: float = 1.0
     target_rest: str = "unlabelled"
+    shots: int | None = None
 
     def values(self) -> dict[str, Any]:
         """Plain values of everything that decides the result; label and reason do not."""
@@ -172,6 +180,7 @@ class RowPlan:
             "targets": self.targets,
             "texts": self.texts,
             **({"target_share": [self.target_share, self.target_rest]} if self.target_share < 1 else {}),
+            **({"shots": [self.shots, self.target_rest]} if self.shots is not None else {}),
         }
 
     def key(self, arena: Mapping[str, Any], seed: int) -> str:
@@ -266,12 +275,15 @@ def plan_row(recipe: Recipe, name: str, tune: str = "full", changes: RowChanges 
     settings = method_settings(method, config.settings)
     if targets is not None and not hasattr(settings, "distribution_share"):
         raise SettingsError(f"{name}: method {method!r} cannot learn from targets; drop `targets`")
+    if targets is None and own.shots is not None:
+        raise SettingsError(f"{name}: shots are of targets: say which, such as `targets: labels`")
     texts = own.texts or ("templates" if method == "zero_shot" else "descriptions")
     one_of("texts", texts, ("templates", "descriptions"))
     return RowPlan(
         label=name, method=method, settings=dataclasses.asdict(settings), phases=config.phases(),
         view=config.view or default_view(method), targets=targets, texts=texts, tune=tune,
         why=own.why if changes is None else changes.why, target_share=own.target_share, target_rest=own.target_rest,
+        shots=own.shots,
     )  # fmt: skip
 
 

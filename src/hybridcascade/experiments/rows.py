@@ -15,10 +15,11 @@ from hybridcascade.compose import build_method, plain_view_of, tune
 from hybridcascade.data.loaders import image_loader
 from hybridcascade.data.sources import PictureSource
 from hybridcascade.data.stored import stored_image_loader
-from hybridcascade.data.targets import choose_share
+from hybridcascade.data.targets import choose_share, choose_shots
 from hybridcascade.engine.feature_store import FeatureStore
 from hybridcascade.engine.records import PhaseRecord
 from hybridcascade.engine.watching import EpochWatch
+from hybridcascade.evaluation.distribution import distribution_score
 from hybridcascade.evaluation.metrics import score
 from hybridcascade.experiments.arena import Arena
 from hybridcascade.experiments.plans import RowPlan
@@ -39,7 +40,8 @@ class RowResult:
     """One finished row.
 
     Attributes:
-        metrics: of the test pictures, as `evaluation.metrics.score` gives them.
+        metrics: of the test pictures, as `evaluation.metrics.score` and `evaluation.distribution.distribution_score`
+            give them.
         clean_metrics: of the test pictures without the shift; only for a method that trains nothing.
         trained_parameters: how many numbers the optimiser changed, in all phases.
         seconds: wall time of building and training, without evaluation.
@@ -120,7 +122,10 @@ def run_row(
     probabilities = predict(method, arena.test, device, features if frozen_tower else None)
     clean = _score_clean(arena, method, device) if not method.phases else None
     return RowResult(
-        metrics=score(probabilities, arena.test_truth, arena.test_labels),
+        metrics={
+            **score(probabilities, arena.test_truth, arena.test_labels),
+            **distribution_score(probabilities, arena.test_truth),
+        },
         clean_metrics=clean,
         trained_parameters=count_trained(method, plan.phases),
         seconds=seconds,
@@ -135,9 +140,13 @@ def _supervision(arena: Arena, plan: RowPlan, seed: int) -> tuple[PictureSource,
     if plan.targets is None:
         return arena.train, None
     targets = arena.targets(plan.targets)
-    if plan.target_share == 1:
+    ids = arena.train.ids
+    if plan.shots is not None:
+        chosen = choose_shots(ids, targets.argmax(dim=1).tolist(), plan.shots, seed)
+    elif plan.target_share < 1:
+        chosen = choose_share(ids, range(len(ids)), plan.target_share, seed)
+    else:
         return arena.train, targets
-    chosen = choose_share(arena.train.ids, range(len(arena.train)), plan.target_share, seed)
     if plan.target_rest == "left_out":
         return arena.train.take(chosen), targets[chosen]
     some = torch.zeros_like(targets)

@@ -11,6 +11,7 @@ They are left out where the denominator points the wrong way (the shift took not
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ from hybridcascade.evaluation.protocol import (
     paired_difference,
     summarize_rows,
 )
+from hybridcascade.evaluation.ranks import RANKED, average_ranks
 
 __all__ = ["FLOOR", "REFERENCE", "Compared", "ComparedRow", "compare_rows", "share", "to_json"]
 
@@ -62,6 +64,8 @@ class Compared:
         shift_recovered: share of the accuracy that the shift took, or None where it cannot be said.
         gap_closed: share of the label gap by metric (accuracy, kl), None where it cannot be said.
         words: which data and which model.
+        average_rank: mean of the row's places among all rows of the recipe, over the six metrics of distributions
+            (`evaluation.ranks.RANKED`), 1 at best; None for rows that were stored before these were measured.
     """
 
     recipe: str
@@ -71,6 +75,7 @@ class Compared:
     shift_recovered: float | None
     gap_closed: Mapping[str, float | None]
     words: str = ""
+    average_rank: float | None = None
 
     @property
     def method(self) -> str:
@@ -122,10 +127,11 @@ def compare_rows(rows: Sequence[ComparedRow], baseline: str) -> list[Compared]:
 
 
 def _compare_recipe(recipe: str, rows: Sequence[ComparedRow], baseline: str) -> list[Compared]:
-    summaries = {summary.method: summary for summary in summarize_rows([row.row for row in rows])}
+    summaries = {summary.method: summary for summary in summarize_rows(_common([row.row for row in rows]))}
     if baseline not in summaries:
         raise SettingsError(f"{recipe}: there is no row of the baseline {baseline!r}; rows: {', '.join(summaries)}")
     clean = [row.clean["accuracy"] for row in rows if row.row.method == FLOOR and row.clean is not None]
+    places = _average_ranks(summaries)
     found = []
     for label, summary in summaries.items():
         differences = {} if label == baseline else _differences(rows, label, baseline)
@@ -134,10 +140,22 @@ def _compare_recipe(recipe: str, rows: Sequence[ComparedRow], baseline: str) -> 
                 recipe=recipe, summary=summary, baseline=baseline, differences=differences,
                 shift_recovered=_recovered(summaries, summary, clean),
                 gap_closed={metric: _closed(summaries, summary, metric) for metric in _PAIRED},
-                words=next((row.words for row in rows if row.words), ""),
+                words=next((row.words for row in rows if row.words), ""), average_rank=places.get(label),
             )
         )  # fmt: skip
     return found
+
+
+def _common(rows: Sequence[ResultRow]) -> list[ResultRow]:
+    """The rows with the metrics that all of them have: a store may hold rows of a version that measured fewer."""
+    names = [name for name in rows[0].metrics if all(name in row.metrics for row in rows)]
+    return [dataclasses.replace(row, metrics={name: row.metrics[name] for name in names}) for row in rows]
+
+
+def _average_ranks(summaries: Mapping[str, MethodSummary]) -> dict[str, float]:
+    if any(name not in summary.metrics for summary in summaries.values() for name in RANKED):
+        return {}
+    return average_ranks({label: {n: s.metrics[n].mean for n in RANKED} for label, s in summaries.items()})
 
 
 def _differences(rows: Iterable[ComparedRow], first: str, second: str) -> dict[str, PairedDifference]:
@@ -189,6 +207,10 @@ def _summary_json(one: Compared, several: bool) -> dict[str, Any]:
         "p_value": one.p_value(),
         "gap_closed_kl": one.gap_closed["kl"],
         "p_value_kl": one.p_value("kl"),
+        "metrics": {
+            name: {"mean": found.mean, "half_width": found.half_width} for name, found in one.summary.metrics.items()
+        },
+        "average_rank": one.average_rank,
         "half_width": {metric: one.summary.metrics[metric].half_width for metric in _PAIRED},
         "seeds": len(one.summary.seeds),
         "trained_parameters": one.summary.trained_parameters,

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from hybridcascade.config import DEVICES, one_of
 from hybridcascade.errors import SettingsError
+from hybridcascade.experiments.full_table import metric_names
 from hybridcascade.experiments.jobs import ExperimentConfig, Job, command_line
 from hybridcascade.experiments.plans import Recipe, RowPlan, parse_seeds, plan_row, read_experiment
 from hybridcascade.experiments.summary import FLOOR
@@ -41,6 +42,11 @@ class TextsConfig:
     device: str = "auto"
     """Where to train: auto, cpu, cuda or mps."""
 
+    metrics: str | None = None
+    """Print these metrics instead, a method a column: names divided by commas, or all (full.md in --out has all):
+    accuracy, macro_f1, ece, kl, nll, brier, chebyshev, clark, clark_norm, canberra, canberra_norm, cosine,
+    intersection, argmax_accuracy, average_rank."""
+
     csv: bool = False
     """Print the table as CSV (table.csv in --out has it too)."""
 
@@ -53,6 +59,7 @@ class TextsConfig:
     def __post_init__(self) -> None:
         parse_seeds(self.seeds)
         one_of("device", self.device, DEVICES)
+        metric_names(self.metrics)
         if self.csv + self.latex + self.markdown > 1:
             raise SettingsError("--csv, --latex and --markdown: choose one for the terminal; --out has all three")
         if not _names(self.templates) or not _names(self.methods):
