@@ -34,6 +34,7 @@ __all__ = [
     "PredictConfig",
     "TrainConfig",
     "at_least",
+    "check_backbone",
     "check_layout",
     "one_of",
 ]
@@ -285,7 +286,7 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         entry = method_entry(self.method)
-        _check_backbone(self.backbone)
+        check_backbone(self.backbone)
         one_of("text mode", self.text_mode, TEXT_MODES)
         one_of("precision", self.precision, PRECISIONS)
         one_of("device", self.device, DEVICES)
@@ -366,8 +367,8 @@ class TrainConfig:
         return plain
 
 
-def _check_backbone(name: str) -> None:
-    """Tell a slip of the pen at once; whether the weights exist only the backbone room knows."""
+def check_backbone(name: str) -> None:
+    """Raise `SettingsError` for a slip of the pen at once; whether weights exist only the backbone room knows."""
     model, at, file = name.partition("@")
     if at and not Path(file).is_file():
         raise SettingsError(f"backbone {name!r}: there is no file {file!r}")

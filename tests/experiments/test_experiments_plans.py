@@ -54,6 +54,17 @@ def test_keys_of_the_arena_are_changed_after_the_name(recipe: Path) -> None:
         comparison_jobs(CompareConfig(), [str(recipe), str(recipe)], silent)
 
 
+def test_another_backbone_for_all_rows(recipe: Path) -> None:
+    _, jobs = comparison_jobs(CompareConfig(only=True), [str(recipe)], silent)
+    made, others = comparison_jobs(CompareConfig(only=True, backbone="ViT-B-32/openai"), [str(recipe)], silent)
+    assert (jobs[0].recipe.backbone, others[0].recipe.backbone) == ("nano", "ViT-B-32/openai")
+    assert jobs[0].recipe.arena_values() != others[0].recipe.arena_values()
+    assert "--backbone ViT-B-32/openai" in made.command
+    assert [plan.values() for plan in jobs[0].plans] == [plan.values() for plan in others[0].plans]
+    with pytest.raises(SettingsError, match="MODEL/TAG"):
+        read_experiment(str(recipe), "ViT-B-32")
+
+
 def test_changes_are_laid_over_the_row(recipe: Path) -> None:
     read = read_experiment(str(recipe))
     changed = plan_row(read, "hybrid_cascade", changes=RowChanges(settings={"plan": "last"}, view="none"))

@@ -75,6 +75,9 @@ class CompareConfig:
     only: bool = False
     """Add no reference rows (zero_shot, linear_probe); shares that need them are left out."""
 
+    backbone: str | None = None
+    """CLIP weights of all rows, in place of those of the recipe."""
+
     out: str = "runs/compare"
     """Folder for tables, plots and the store of results; the same command goes on from what is there."""
 
@@ -123,6 +126,9 @@ class AblateConfig:
 
     only: bool = False
     """Add no reference rows (zero_shot, linear_probe); shares that need them are left out."""
+
+    backbone: str | None = None
+    """CLIP weights of all rows, in place of those of the recipe."""
 
     out: str = "runs/ablate"
     """Folder for tables, plots and the store of results; the same command goes on from what is there."""
@@ -196,7 +202,7 @@ def comparison_jobs(config: CompareConfig, recipes: Sequence[str], say: Say) -> 
         SettingsError: no recipe, a wrong one, or unknown names.
     """
     jobs = []
-    for recipe in _read_all(recipes):
+    for recipe in _read_all(recipes, config.backbone):
         named = _names(config.methods) or [recipe.method, *recipe.methods]
         names = list(dict.fromkeys(named))
         if config.baseline not in names:
@@ -225,7 +231,7 @@ def ablation_jobs(config: AblateConfig, recipes: Sequence[str], say: Say) -> tup
         SettingsError: no recipe, a wrong one, or unknown names.
     """
     jobs = []
-    for recipe in _read_all(recipes):
+    for recipe in _read_all(recipes, config.backbone):
         plans = ablation_plans(recipe, config, say)
         added = _references([], recipe, config.only, say)
         plans += [plan_row(recipe, name, config.tune) for name in added]
@@ -261,7 +267,7 @@ def ablation_plans(recipe: Recipe, config: AblateConfig, say: Say) -> list[RowPl
 def list_components(config: AblateConfig, recipes: Sequence[str]) -> dict[str, str]:
     """Return what each component is about, by name."""
     found: dict[str, str] = {}
-    for recipe in _read_all(recipes):
+    for recipe in _read_all(recipes, config.backbone):
         method = plan_row(recipe, config.method or recipe.method).method
         found |= {name: changes.why for name, changes in component_changes(method, recipe.components).items()}
     return found
@@ -288,10 +294,10 @@ def _relabelled(plan: RowPlan, label: str) -> RowPlan:
     return dataclasses.replace(plan, label=label)
 
 
-def _read_all(recipes: Sequence[str]) -> list[Recipe]:
+def _read_all(recipes: Sequence[str], backbone: str | None) -> list[Recipe]:
     if not recipes:
         raise SettingsError("say what to run: --recipe sandbox.yaml (or a file of your own with an arena: section)")
-    read = [read_experiment(name) for name in recipes]
+    read = [read_experiment(name, backbone) for name in recipes]
     labels = [recipe.name for recipe in read]
     if len(set(labels)) < len(labels):
         raise SettingsError(f"recipes need different file names, for tables tell them apart by these: {labels}")
@@ -319,7 +325,7 @@ def _tell_full(plans: Sequence[RowPlan], tune: str, say: Say) -> None:
 
 def _shared_options(config: CompareConfig | AblateConfig) -> dict[str, Any]:
     tune = None if config.tune == "full" else config.tune
-    return {"tune": tune, "only": config.only, "out": config.out, "store": config.store}
+    return {"tune": tune, "only": config.only, "backbone": config.backbone, "out": config.out, "store": config.store}
 
 
 def _experiment(config: CompareConfig | AblateConfig, baseline: str, command: str) -> ExperimentConfig:

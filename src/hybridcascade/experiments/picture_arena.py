@@ -88,7 +88,7 @@ def _make(
         clean_test=hold_pictures(test.unlabeled()) if shifted else None,
         clean_truth=truth if shifted else None,
         clean_labels=labels if shifted else None,
-        words=_words(spec, train, test),
+        words=_words(spec, train, test, backbone.name),
         other_targets=targets,
     )
 
@@ -112,9 +112,9 @@ def _targets(spec: PicturesSpec, source: PictureSource, classes: tuple[str, ...]
     return found
 
 
-def _words(spec: PicturesSpec, train: PictureSource, test: PictureSource) -> str:
+def _words(spec: PicturesSpec, train: PictureSource, test: PictureSource, model: str) -> str:
     counts = f"{len(train)} unlabelled training and {len(test)} test pictures"
-    return f"Pictures of {Path(spec.data).name}{_shift_words(spec)}: {counts}. {_model_words(spec)}".rstrip()
+    return f"Pictures of {Path(spec.data).name}{_shift_words(spec)}: {counts}. {_model_words(spec, model)}"
 
 
 def _shifted(source: PictureSource, spec: PicturesSpec, seed: int) -> PictureSource:
@@ -125,11 +125,12 @@ def _shift_words(spec: PicturesSpec) -> str:
     return f" (shifted: {spec.shift}, severity {spec.severity:g})" if isinstance(spec, ShiftedPicturesSpec) else ""
 
 
-def _model_words(spec: PicturesSpec) -> str:
-    """What the card beside the weights says of the model, and how to make it again."""
+def _model_words(spec: PicturesSpec, model: str) -> str:
+    """The name of the model; what the card beside a file of weights says of it, and how to make it again."""
     file = spec.weights_file()
     if file is None:
-        return ""
+        own = ", small and trained on generated pictures, never on photographs" if model == "nano" else ""
+        return f"Model: {model}{own}."
     try:
         card = json.loads(file.with_suffix(".json").read_text(encoding="utf-8"))
         return f"Model: {card['what']}; made by `{card['command']}`."

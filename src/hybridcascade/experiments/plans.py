@@ -23,7 +23,7 @@ from typing import Any
 
 import yaml
 
-from hybridcascade.config import TUNES, PhaseSettings, TrainConfig, at_least, one_of
+from hybridcascade.config import TUNES, PhaseSettings, TrainConfig, at_least, check_backbone, one_of
 from hybridcascade.errors import SettingsError, UnknownNameError
 from hybridcascade.experiments import catalogue  # noqa: F401  (registers the arenas; imports no torch)
 from hybridcascade.experiments.kinds import ArenaKind, read_arena, spec_values
@@ -193,10 +193,14 @@ class RowPlan:
         return row_key({"arena": arena, "row": self.values(), "seed": seed, "version": version("hybridcascade")})
 
 
-def read_experiment(name: str) -> Recipe:
+def read_experiment(name: str, backbone: str | None = None) -> Recipe:
     """Read a recipe for comparisons: a path, or the name of a shipped one.
 
     `lab.yaml@shift=jpeg,severity=2` is the recipe with these keys of its arena changed, and a recipe of its own.
+
+    Args:
+        name: of the recipe.
+        backbone: CLIP weights in place of those of the recipe, which None keeps.
 
     Raises:
         SettingsError: no such file, unknown keys, no arena, or values that cannot be.
@@ -207,6 +211,9 @@ def read_experiment(name: str) -> Recipe:
     arena = extra.get("arena")
     if arena is None:
         raise SettingsError(f"{path} has no `arena:` section, which says where the methods meet; see sandbox.yaml")
+    if backbone is not None:
+        check_backbone(backbone)
+        train = {**train, "backbone": backbone}
     check_keys(train, (f.name for f in dataclasses.fields(TrainConfig)), str(path))
     kind, spec = read_arena({**arena, **changed} if isinstance(arena, Mapping) else arena, name)
     recipe = Recipe(

@@ -33,6 +33,9 @@ class TextsConfig:
     seeds: str = "5"
     """How many seeds (5 means 0 to 4), or which: 0,3,7."""
 
+    backbone: str | None = None
+    """CLIP weights of all rows, in place of those of the recipe."""
+
     out: str = "runs/texts"
     """Folder for tables, plots and the store of results; the same command goes on from what is there."""
 
@@ -102,11 +105,12 @@ def text_jobs(config: TextsConfig, recipes: Sequence[str]) -> tuple[ExperimentCo
             "say where to compare: --recipe sandbox.yaml (or a file of your own with an arena: section)"
         )
     sets = text_sets(config)
-    read = [read_experiment(name) for name in recipes]
+    read = [read_experiment(name, config.backbone) for name in recipes]
     jobs = [Job(recipe, tuple(_plans(recipe, config, sets)), text_sets=tuple(sets)) for recipe in read]
     options = {
         "recipe": list(recipes), "descriptions": config.descriptions, "templates": config.templates,
-        "methods": config.methods, "seeds": config.seeds, "out": config.out, "store": config.store,
+        "methods": config.methods, "seeds": config.seeds, "backbone": config.backbone,
+        "out": config.out, "store": config.store,
     }  # fmt: skip
     command = command_line("texts compare", options).replace("'texts compare'", "texts compare")
     return ExperimentConfig(parse_seeds(config.seeds), FLOOR, config.out, config.store, config.device, command), jobs
