@@ -126,6 +126,26 @@ def test_last_segment_starts_as_clips_own_path(deep_backbone, deep_world):
         torch.testing.assert_close(method(deep_world.plain).stage_logits[:, -1], expected, atol=1e-4, rtol=1e-4)
 
 
+def test_prompts_start_at_the_mean_cls_token_of_where_they_enter(deep_backbone, deep_world):
+    method = build(deep_backbone, deep_world, prompts=2)
+    drawn = [tokens.detach().clone() for tokens in method.prompts.tokens]
+    method.begin_phase("image", deep_world.plain_batches())
+    entering, tower = [], deep_backbone.visual
+    hooks = [
+        tower.transformer.resblocks[number].register_forward_pre_hook(lambda _, given: entering.append(given[0][:, 0]))
+        for number in (0, 4, 8, 11)
+    ]
+    with torch.no_grad():
+        deep_backbone.encode_image(deep_world.plain)
+    for hook in hooks:
+        hook.remove()
+    for tokens, draw, cls in zip(method.prompts.tokens, drawn, entering, strict=True):
+        torch.testing.assert_close(tokens - draw, cls.mean(dim=0).expand_as(draw), rtol=1e-4, atol=1e-5)
+        assert float((draw[:, 0] - draw[:, 1]).abs().min()) > 0, "alike in all, they would stay alike"
+    with pytest.raises(SettingsError, match="prompt_init=cls needs plain pictures"):
+        build(deep_backbone, deep_world).begin_phase("image", None, deep_world.targets)
+
+
 def test_views_are_averaged_in_evaluation_only(deep_backbone, deep_world):
     method = build(deep_backbone, deep_world, predict_views=2).eval()
     one, mirrored = (build_logits(method, x) for x in (deep_world.plain, deep_world.plain.flip(-1)))

@@ -232,6 +232,13 @@ class ClipBackbone(nn.Module):
         weight, bias, proj = (part.detach().float().clone() for part in parts)
         return weight, bias, proj
 
+    @torch.no_grad()
+    def first_cls(self) -> Tensor:
+        """Return the CLS token on its way into block 1, the same for every picture, float32 `[D]`."""
+        blank = torch.zeros(1, 3, self.image_size, self.image_size, device=self.device, dtype=self.compute_dtype)
+        first: Tensor = self._tower._embeds(blank)[0, 0].float()
+        return first
+
     def describe(self) -> dict[str, Any]:
         """Everything, ready for JSON, that `from_description` needs to rebuild the empty vision tower."""
         return {

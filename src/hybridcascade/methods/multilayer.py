@@ -19,6 +19,7 @@ from hybridcascade.methods.balanced_teacher import BalancedTeacher
 from hybridcascade.methods.base import ParameterGroup, UnfreezeStep
 from hybridcascade.methods.given import given_or_pseudo, needs_teacher
 from hybridcascade.methods.parts import (
+    collect_rows,
     layer_norm_names,
     mean_view_feature,
     mild_views,
@@ -118,9 +119,8 @@ class MultiLayer(BalancedTeacher):
         self.register_buffer("teacher_head", self.teacher_prototypes.clone())
         spec = PromptSpec.staged(self.plan, own.prompts, replace=own.earlier_prompts == "replaced")
         draw = seeded_generator(seed, "prompts").initial_seed()
-        self.prompts = VisualPrompts(
-            spec, backbone.width, backbone.depth, backbone.heads, init=own.prompt_init, seed=draw
-        )
+        init = "neutral" if own.prompt_init == "neutral" else "uniform"
+        self.prompts = VisualPrompts(spec, backbone.width, backbone.depth, backbone.heads, init=init, seed=draw)
         self.reader = SegmentReader(backbone, self.plan.sizes, own.aggregation, own.sigma)
         self.fusion = StageFusion(len(self.plan.stages), own.fusion_start, own.fusion_gap)
         self._open = [True] * len(self.plan.stages)
@@ -178,6 +178,8 @@ class MultiLayer(BalancedTeacher):
         self.teacher_head.copy_(self.head.weight.detach())
         if own.head_start == "prototypes":
             self.head.weight.data.copy_(self.teacher_prototypes)
+        if own.prompt_init == "cls":
+            self._start_prompts(plain)
         if own.labels == "live" or not needs_teacher(targets):
             return
         if plain is None:
@@ -187,6 +189,24 @@ class MultiLayer(BalancedTeacher):
         self.head.log_scale.data.copy_((self.backbone.logit_scale / self.teacher_temperature).log())
         if self.head.bias is not None and own.labels == "sinkhorn" and targets is None:
             self.head.bias.data.copy_(self.balance(logits))
+
+    @torch.no_grad()
+    def _start_prompts(self, plain: Iterable[ImageBatch] | None) -> None:
+        """Move the prompts' draw to the mean CLS token of where they enter.
+
+        What CLS and patches then read from untrained prompts is near what they read from CLS. Tokens drawn around
+        zero, and mean patches too, say something else, and take a fifth of the attention of a small tower.
+        """
+        if plain is None:
+            raise SettingsError(
+                "multilayer: prompt_init=cls needs plain pictures; give some, or set prompt_init=uniform"
+            )
+        places = [entry.after_block for entry in self.prompts.spec().entries]
+        taps = tuple(place for place in places if place)
+        seen = collect_rows(plain, lambda images: self.backbone.forward_taps(images, taps=taps).cls, self.device)
+        means = dict(zip(taps, seen.mean(dim=0), strict=True)) | {0: self.backbone.first_cls()}
+        for tokens, place in zip(self.prompts.tokens, places, strict=True):
+            tokens.add_(means[place].to(tokens.device))
 
     @torch.no_grad()
     def _teacher(self, images: Tensor) -> Tensor:

@@ -30,8 +30,9 @@ class MultiLayerSettings:
     earlier_prompts: str = "replaced"
     """Whether the tokens of earlier segments are `replaced` by a segment's own, or `kept` beside them."""
 
-    prompt_init: str = "uniform"
-    """`uniform` (random) or `neutral` (no effect at the start; adds a gate for each block and head)."""
+    prompt_init: str = "cls"
+    """`cls` (random numbers beside the mean CLS token of the training pictures at the place where the prompts enter),
+    `uniform` (the random numbers alone) or `neutral` (no effect at the start; adds a gate for each block and head)."""
 
     aggregation: str = "nga"
     """How a segment sums its blocks: nga, free, mean or last."""
@@ -113,7 +114,7 @@ class MultiLayerSettings:
 
     def __post_init__(self) -> None:
         choice("earlier_prompts", self.earlier_prompts, ("replaced", "kept"))
-        choice("prompt_init", self.prompt_init, PROMPT_INITS)
+        choice("prompt_init", self.prompt_init, ("cls", *PROMPT_INITS))
         choice("aggregation", self.aggregation, AGGREGATIONS)
         choice("fusion_start", self.fusion_start, ("last", "uniform"))
         choice("head_start", self.head_start, ("text", "prototypes"))
