@@ -38,7 +38,8 @@ SHOWN = [
 
 def test_commands_are_found_at_all() -> None:
     found = {file: len(shown_commands(file)) for file in PAGES + RECIPES}
-    assert found["README.md"] >= 7 and found["docs/evidence.md"] >= 7 and found["recipes/emotion6.yaml"] >= 3
+    assert min(found["README.md"], found["docs/evidence.md"]) >= 7
+    assert found["recipes/emotion6.yaml"] >= 3
 
 
 @pytest.mark.parametrize("command", SHOWN)
