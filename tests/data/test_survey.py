@@ -56,6 +56,15 @@ def test_the_page_holds_all_it_shows(tmp_path: Path) -> None:
     assert "a<b" not in page
     assert page.count("data:image/jpeg;base64,") == 2 + 7  # the pair, and the contact sheet
     assert "http" not in page
+    assert ">1.jpg</figcaption>" in page
+
+
+def test_pictures_of_several_folders_are_shown_with_their_folder(tmp_path: Path) -> None:
+    for folder in ("awe", "fear"):
+        (tmp_path / "images" / folder).mkdir(parents=True)
+        noise(len(folder)).save(tmp_path / "images" / folder / "1.jpg")
+    page = survey_page(survey(tmp_path))
+    assert page.count(">awe/1.jpg</figcaption>") == page.count(">fear/1.jpg</figcaption>") == 1
 
 
 def test_lookalikes_equal_the_plain_comparison_of_all_pairs() -> None:

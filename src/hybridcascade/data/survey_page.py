@@ -156,12 +156,13 @@ def _pairs(found: Survey) -> str:
     if not found.pairs:
         return "<h2>Alike</h2><p>No two pictures look alike.</p>"
     row_of = {name: row for row, name in enumerate(found.source.ids)}
+    parts = _shown_parts(found.source.ids)
     # What lies across splits makes test figures too good: it comes first.
     ordered = sorted(found.pairs, key=lambda pair: (pair.splits[0] == pair.splits[1], pair.bits))
     html = ""
     for pair in ordered[:_PAIRS]:
         across = pair.splits[0] != pair.splits[1]
-        thumbs = "".join(_figure(found, row_of[name], name) for name in (pair.first, pair.second))
+        thumbs = "".join(_figure(found, row_of[name], name, parts) for name in (pair.first, pair.second))
         words = f"{pair.labels[0]} / {pair.labels[1]}, {pair.splits[0]} / {pair.splits[1]}, {pair.bits} bits"
         html += f'<div class="pair"><div>{thumbs}</div><p{" class=warn" if across else ""}>{escape(words)}</p></div>'
     more = f" The first {_PAIRS} are shown." if len(ordered) > _PAIRS else ""
@@ -177,10 +178,10 @@ def _sheet(found: Survey) -> str:
         if label is None and sample.votes is not None:
             label = sample.votes.index(max(sample.votes))
         rows.setdefault(NO_LABEL if label is None else found.classes[label], []).append(row)
-    html = ""
+    html, parts = "", _shown_parts(found.source.ids)
     for name in (*found.classes, NO_LABEL):
         chosen = _spread(rows.get(name, []), _SHOWN if found.classes else 5 * _SHOWN)
-        figures = "".join(_figure(found, row, found.source.ids[row]) for row in chosen)
+        figures = "".join(_figure(found, row, found.source.ids[row], parts) for row in chosen)
         if figures:
             html += f'<h3>{escape(name if found.classes else "all")}</h3><div class="sheet">{figures}</div>'
     return f"<h2>Contact sheet</h2>{html}"
@@ -190,12 +191,17 @@ def _spread(rows: Sequence[int], count: int) -> list[int]:
     return list(rows) if len(rows) <= count else [rows[i * len(rows) // count] for i in range(count)]
 
 
-def _figure(found: Survey, row: int, name: str) -> str:
+def _shown_parts(ids: Sequence[str]) -> int:
+    """How much of a path stands below a picture: the folder too, where there are several (a keyword, a class)."""
+    return 1 if len({name.rpartition("/")[0] for name in ids}) == 1 else 2
+
+
+def _figure(found: Survey, row: int, name: str, parts: int) -> str:
     try:
         thumb = ImageOps.fit(found.source.open(row), (_THUMB, _THUMB))
     except PictureError:
         return f"<figure><img alt=''><figcaption>{escape(name)} (unreadable)</figcaption></figure>"
-    short = escape(name.rpartition("/")[2])
+    short = escape("/".join(name.split("/")[-parts:]))
     return f'<figure><img alt="" src="{_data(thumb)}"><figcaption title="{escape(name)}">{short}</figcaption></figure>'
 
 

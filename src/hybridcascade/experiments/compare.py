@@ -113,8 +113,9 @@ def run_rows(
         for plan in job.plans
         for seed in seeds
     }
-    missing = len({key for key in keys.values() if key not in store})
-    say(f"{len(keys)} rows: {len(keys) - missing} are in {store.path}, {missing} to run")
+    wanted = set(keys.values())  # two labels may name the same row
+    missing = sum(key not in store for key in wanted)
+    say(f"{len(wanted)} rows: {len(wanted) - missing} are in {store.path}, {missing} to run")
     _tell_other_code([row for key in keys.values() if (row := store.get(key)) is not None], say)
     progress = _Progress(missing, say)
     without: set[tuple[str, str]] = set()
