@@ -6,6 +6,7 @@ A key that no field has is an error that names the nearest one: a recipe cannot 
 from __future__ import annotations
 
 import dataclasses
+import numbers
 import typing
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -111,4 +112,27 @@ def _build_value(hint: Any, value: Any, where: str, key: str) -> Any:
     arguments = typing.get_args(hint)
     if typing.get_origin(hint) is list and arguments and dataclasses.is_dataclass(arguments[0]):
         return [_build_value(arguments[0], item, where, key) for item in value]
-    return value
+    return _build_plain(frozenset(arguments) or frozenset({hint}), value, where, key)
+
+
+_NUMBERS: dict[frozenset[type], tuple[type, str]] = {
+    frozenset({bool}): (bool, "true or false"),
+    frozenset({int}): (numbers.Integral, "a whole number"),
+    frozenset({float}): (numbers.Real, "a number"),
+}
+
+
+def _build_plain(kinds: frozenset[type], value: Any, where: str, key: str) -> Any:
+    """Check a number or truth value; text and lists are for the dataclass to judge."""
+    inner = kinds - {type(None)}
+    if inner not in _NUMBERS or (value is None and inner != kinds):
+        return value
+    kind, words = _NUMBERS[inner]
+    if kind is numbers.Real and isinstance(value, str):
+        try:
+            return float(value)  # YAML takes 1e-4 for text
+        except ValueError:
+            pass
+    elif isinstance(value, kind) and (kind is bool or not isinstance(value, bool)):
+        return value
+    raise SettingsError(f"{where or 'configuration'}: expected {key} to be {words}, got {value!r}")

@@ -14,7 +14,7 @@ from hybridcascade.config import TrainConfig
 from hybridcascade.demo_config import DemoConfig, shipped_demo
 from hybridcascade.errors import SettingsError, UnknownNameError
 from hybridcascade.methods.settings import default_phases, method_settings
-from hybridcascade.recipes import find_recipe, read_recipe, shipped_recipes
+from hybridcascade.recipes import build_config, find_recipe, read_recipe, shipped_recipes
 
 FOLDER = Path(__file__).parents[2] / "recipes"
 RECIPES = sorted(p.name for p in FOLDER.glob("*.yaml"))
@@ -116,3 +116,24 @@ def test_resume_takes_the_runs_own_configuration(tmp_path: Path) -> None:
     assert with_own_recipe(["--out", str(out), "--resume"])[:2] == ["--config", str(out / "config.yaml")]
     assert with_own_recipe([f"--out={out}", "--resume"])[:2] == ["--config", str(out / "config.yaml")]
     assert with_own_recipe(["--config", "x", "--out", str(out), "--resume"])[:2] == ["--config", "x"]
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"seed": "abc"}, "expected seed to be a whole number, got 'abc'"),
+        ({"seed": 1.5}, "expected seed to be a whole number"),
+        ({"seed": True}, "expected seed to be a whole number"),
+        ({"seed": None}, "expected seed to be a whole number"),
+        ({"image": {"lr": "fast"}}, "expected lr to be a number, got 'fast'"),
+        ({"use_labels": "yes please"}, "expected use_labels to be true or false"),
+    ],
+)
+def test_numbers_of_a_recipe_are_checked(values: dict[str, object], words: str) -> None:
+    with pytest.raises(SettingsError, match=words):
+        build_config(TrainConfig, {"data": "photos", **values}, "mine.yaml")
+
+
+def test_what_yaml_takes_for_text_is_a_number() -> None:
+    config = build_config(TrainConfig, {"data": "photos", "image": {"lr": "1e-4", "epochs": None}, "feature_gb": 2})
+    assert (config.image.lr, config.image.epochs, config.feature_gb) == (1e-4, None, 2)
