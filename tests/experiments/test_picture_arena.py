@@ -88,6 +88,8 @@ def test_labels_through_a_prior_and_votes_are_two_kinds_of_targets(tmp_path):
     assert arena.targets("votes")[0].tolist() == [0.75, 0.25]
     assert arena.targets("labels")[0].tolist() == pytest.approx([0.95, 0.05], abs=1e-6)
     assert torch.equal(arena.targets(), arena.targets("votes"))
+    assert arena.space is not None  # what `wheel` and `polarity_gate` of a method read
+    assert arena.space.name == "ekman6"
     with pytest.raises(SettingsError, match="needs an emotion space"):
         PicturesSpec(data="x", prior="wheel")
     with pytest.raises(SettingsError, match="mikels_induced"):
@@ -134,6 +136,21 @@ def test_rows_are_filed_under_pictures_and_weights(folder, tmp_path):
     assert first == spec_values(kind, spec)
     file.write_bytes(b"two")
     assert spec_values(kind, spec) != first
+
+
+def test_rows_are_filed_under_texts_and_space(folder, tmp_path):
+    kind = arena_kind("pictures")
+    files = {"templates": "t.txt", "descriptions": "d.json", "space": "moods.yaml"}
+    for key, name in files.items():
+        (tmp_path / name).write_text("classes: [cat, ship]" if key == "space" else '{"cat": ["a {}"]}')
+    spec = PicturesSpec(data=str(folder), **{key: str(tmp_path / name) for key, name in files.items()})
+    found = [spec_values(kind, spec)]
+    for key, name in files.items():
+        (tmp_path / name).write_text("classes: [ship, cat]" if key == "space" else '{"cat": ["my {}"]}')
+        found.append(spec_values(kind, spec))
+        assert found[-1] not in found[:-1], key
+    with pytest.raises(SettingsError, match="mikels8"):
+        PicturesSpec(data=str(folder), descriptions="nowhere.json").fingerprint()
 
 
 def test_wrong_sections_are_told_before_anything_is_opened():

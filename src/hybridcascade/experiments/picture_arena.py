@@ -88,6 +88,7 @@ def _make(
         clean_test=hold_pictures(test.unlabeled()) if shifted else None,
         clean_truth=truth if shifted else None,
         clean_labels=labels if shifted else None,
+        space=spec.emotion_space(),
         words=_words(spec, train, test, backbone.name),
         other_targets=targets,
     )

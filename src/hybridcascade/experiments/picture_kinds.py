@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hybridcascade.config import at_least, check_layout, one_of
-from hybridcascade.data.emotions import EmotionSpace, find_space
+from hybridcascade.data.emotions import SPACES, EmotionSpace, find_space
 from hybridcascade.data.priors import GEOMETRIC_PRIORS, PRIORS
-from hybridcascade.data.texts import description_file
+from hybridcascade.data.texts import DESCRIPTION_SETS, TEMPLATE_SETS, description_file, read_templates
 from hybridcascade.errors import SettingsError
 from hybridcascade.experiments.kinds import ArenaKind, register_arena
 
@@ -103,12 +103,16 @@ class PicturesSpec:
         return open_source(self.data, self.classes, form=self.format, make_split=self.make_split)
 
     def fingerprint(self) -> str:
-        """Return a hash of the data and of the weights, where there is a file of them."""
+        """Return a hash of the data and of the files that are named: weights, texts, emotion space."""
         digest = hashlib.sha256(self.open().fingerprint().encode())
         if self.weights is not None:
             digest.update(_existing(self.weights).read_bytes())
         if self.descriptions is not None:
-            digest.update(_existing(str(description_file(self.descriptions))).read_bytes())
+            digest.update(_existing(str(description_file(self.descriptions)), _NO_TEXTS).read_bytes())
+        if self.templates is not None and self.templates not in TEMPLATE_SETS:
+            digest.update("\n".join(read_templates(self.templates)).encode())
+        if self.space is not None and self.space not in SPACES:
+            digest.update(Path(self.space).read_bytes())
         return digest.hexdigest()
 
     def weights_file(self) -> Path | None:
@@ -120,13 +124,16 @@ class PicturesSpec:
         return None if self.weights is None else _existing(self.weights)
 
 
-def _existing(file: str) -> Path:
+_NO_WEIGHTS = (
+    "The weights of the lab are not shipped; make them with python scripts/train_lab.py --data DATA --out FILE"
+)
+_NO_TEXTS = f"Give a JSON file of descriptions, or a set of the package: {', '.join(DESCRIPTION_SETS)}"
+
+
+def _existing(file: str, remedy: str = _NO_WEIGHTS) -> Path:
     path = Path(file).expanduser()
     if not path.is_file():
-        raise SettingsError(
-            f"arena: expected a file at {file!r}, found none. The weights of the lab are not shipped; make them with "
-            "python scripts/train_lab.py --data DATA --out FILE"
-        )
+        raise SettingsError(f"arena: expected a file at {file!r}, found none. {remedy}")
     return path
 
 
