@@ -1,17 +1,22 @@
 """`cascade_clip`: what it starts from, what it learns, what its maps are."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from torch.nn import functional
+from torch.utils.data import DataLoader
 
 from hybridcascade.cascade.losses import joint_loss, soft_cross_entropy
+from hybridcascade.engine.folder import RunFolder
+from hybridcascade.engine.run import run_phases
 from hybridcascade.errors import SettingsError
 from hybridcascade.labelling.soft import make_labels
 from hybridcascade.methods.cascade_clip import CascadeClip
 from hybridcascade.methods.settings import method_settings
 
 SMALL = {"decoder_width": 16, "decoder_heads": 2, "decoder_layers": 2, "feed_forward": 16}
-PLAIN = {**SMALL, "teacher_views": 1, "sinkhorn_epsilon": 2.0, "prior": "uniform"}
+PLAIN = {**SMALL, "teacher_views": 1, "predict_views": 1, "sinkhorn_epsilon": 2.0, "prior": "uniform"}
 
 
 def build(backbone, world, **settings):
@@ -205,3 +210,48 @@ def test_learned_reports_the_weights_of_the_blocks(deep_backbone, deep_world):
     assert found["block_weights_patch_stage_3"] == [1.0]
     assert "nga_sigma_patch" not in found
     assert build(deep_backbone, deep_world).learned()["nga_sigma_patch"] == pytest.approx([1.0, 1.0, 1.0])
+
+
+# -- in the engine ------------------------------------------------------------------------------------
+
+
+def run(method, world, folder=None, stop=None, **options):
+    """Three epochs of two steps, as the engine does them; with `stop` the run ends in an error in that step."""
+    loss = method.training_loss
+
+    def training_loss(phase, batch, step):
+        if step == stop:
+            raise KeyError("stopped")
+        return loss(phase, batch, step)
+
+    method.training_loss = training_loss
+    loader = DataLoader(range(12), 6, shuffle=True, collate_fn=world.unlabeled)
+    numbers = SimpleNamespace(
+        epochs=3, lr=5e-3, weight_decay=0.1, schedule="cosine", warmup_epochs=1.0, milestones=(), gamma=0.1
+    )
+    run_phases(
+        method, {"image": numbers}, None, loader, world.plain_batches(), folder=folder, accelerator="cpu",
+        progress=False, **options,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("settings", [{}, {"teacher": "ema", "prompts": 2, "train_layer_norms": "all"}])
+def test_a_resume_is_bit_equal_and_the_saved_model_is_the_same(settings, tmp_path, make_deep_backbone, deep_world):
+    def fresh(seed=0):
+        return CascadeClip(backbone=make_deep_backbone(seed), **deep_world.arguments(), **SMALL, **settings)
+
+    whole, cut, resumed = fresh(), fresh(), fresh()
+    run(whole, deep_world, RunFolder.create(tmp_path / "whole"))
+    with pytest.raises(KeyError, match="stopped"):
+        run(cut, deep_world, RunFolder.create(tmp_path / "cut"), stop=3)
+    run(resumed, deep_world, RunFolder.open(tmp_path / "cut"), resume=True)
+    ours, theirs = whole.state_dict(), resumed.state_dict()
+    assert ours.keys() == theirs.keys()
+    assert [name for name in ours if not torch.equal(ours[name], theirs[name])] == []
+    moved = {name for name, value in fresh().named_parameters() if not torch.equal(value, ours[name])}
+    assert moved == whole.trainable_names("image")
+    loaded = fresh(seed=9)
+    with torch.no_grad():
+        assert not torch.equal(loaded.eval()(deep_world.plain).logits, whole.eval()(deep_world.plain).logits)
+        loaded.load_artifact_state(whole.artifact_state())
+        assert torch.equal(loaded.eval()(deep_world.plain).logits, whole.eval()(deep_world.plain).logits)

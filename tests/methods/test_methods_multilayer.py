@@ -109,7 +109,7 @@ def naive_logits(method, images):
 
 
 def test_prediction_equals_the_segments_by_hand(deep_backbone, deep_world):
-    method = build(deep_backbone, deep_world, sigma=1.5, fusion_gap=2.0, sinkhorn_epsilon=2.0).eval()
+    method = build(deep_backbone, deep_world, sigma=1.5, fusion_gap=2.0, sinkhorn_epsilon=2.0, predict_views=1).eval()
     with torch.no_grad():
         found, expected = method(deep_world.plain), naive_logits(method, deep_world.plain)
     torch.testing.assert_close(found.stage_logits, expected)
@@ -119,7 +119,7 @@ def test_prediction_equals_the_segments_by_hand(deep_backbone, deep_world):
 
 def test_last_segment_starts_as_clips_own_path(deep_backbone, deep_world):
     """But for the prompts, which neutral ones leave out."""
-    method = build(deep_backbone, deep_world, prompt_init="neutral", sinkhorn_epsilon=2.0).eval()
+    method = build(deep_backbone, deep_world, prompt_init="neutral", sinkhorn_epsilon=2.0, predict_views=1).eval()
     with torch.no_grad():
         own = functional.normalize(deep_backbone.encode_image(deep_world.plain), dim=1)
         expected = deep_backbone.logit_scale / 2 * own @ functional.normalize(method.head.weight, dim=1).T

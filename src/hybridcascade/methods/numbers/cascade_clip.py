@@ -91,7 +91,7 @@ class CascadeClipSettings:
     label_smoothing: float = 0.0
     """Share of the uniform distribution in the target."""
 
-    predict_views: int = 1
+    predict_views: int = 6
     """Views of a picture that a prediction averages over, 1 to 6; 1 is six times as fast."""
 
     distribution_share: float = 0.8

@@ -89,7 +89,7 @@ class MultiLayerSettings:
     teacher_views: int = 6
     """Views of a picture that the teacher averages over, 1 to 6: itself, its mirror image, four crops."""
 
-    predict_views: int = 1
+    predict_views: int = 6
     """Views of a picture that a prediction averages over, 1 to 6; 1 is six times as fast."""
 
     sinkhorn_epsilon: float = 0.0
