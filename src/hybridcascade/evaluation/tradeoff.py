@@ -64,6 +64,8 @@ def _axes(axes: Axes, seconds: Sequence[float], title: str) -> None:
     axes.set_ylabel("accuracy in %")
     axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=None, symbol=None))
     axes.margins(y=0.12)
+    low, high = axes.get_ylim()
+    axes.set_ylim(max(low, 0.0), min(high, 1.0))  # an interval of two seeds can be wider than all accuracies
     axes.set_title(title)
     if not seconds:
         axes.set_xticks([])
