@@ -90,7 +90,8 @@ class Viewed:
 
 
 @pytest.mark.parametrize(
-    ("name", "settings"), [("hybrid_cascade", {}), ("cascade_clip", {"teacher_views": 3, "teacher": "ema"})]
+    ("name", "settings"),
+    [("hybrid_cascade", {}), ("cascade_clip", {"teacher_views": 3, "predict_views": 2, "teacher": "ema"})],
 )
 def test_heads_on_stored_features_are_heads_on_pictures_with_a_frozen_tower(parts, source, name, settings):
     method, reference = (method_of(parts, name, **settings) for _ in range(2))
@@ -126,18 +127,21 @@ def test_heads_on_stored_features_are_heads_on_pictures_with_a_frozen_tower(part
     assert not [name for name in changed if name.startswith(("backbone.", "prompts."))]
 
 
-def test_warm_start_goes_on_from_the_heads(parts, source):
-    heads, warm = method_of(parts), method_of(parts)
+@pytest.mark.parametrize(
+    ("name", "settings"), [("hybrid_cascade", {}), ("cascade_clip", {"teacher_views": 2, "predict_views": 2})]
+)
+def test_warm_start_goes_on_from_the_heads(parts, source, name, settings):
+    heads, warm = (method_of(parts, name, **settings) for _ in range(2))
     tune(heads, PLAIN, parts[1], source, seed=SEED, view="affect_safe")
     seen = note_starts(warm)
     records = tune(warm, WARM, parts[1], source, seed=SEED, view="affect_safe")
-    assert [record.phase for record in records] == ["text", "heads", "image"]
+    assert [record.phase for record in records] == [*warm.phases[:-1], "heads", "image"]
     after = state(heads)
     for name in heads.trainable_names("heads"):
         assert torch.equal(seen["image"][name], after[name]), name
         assert not torch.equal(seen["heads"][name], after[name]), name
     assert torch.equal(seen["image"]["teacher_labels"], after["teacher_labels"])
-    assert [r.loss for r in records[1].history] != [r.loss for r in records[2].history]
+    assert [r.loss for r in records[-2].history] != [r.loss for r in records[-1].history]
     changed = {n for n, p in warm.named_parameters() if not torch.equal(p, after[n])}
     assert changed == warm.trainable_names("image")
 
@@ -146,11 +150,14 @@ class Stop(Exception):
     pass
 
 
-@pytest.mark.parametrize(("phase", "step"), [("heads", 4), ("image", 4)])
-def test_a_run_that_was_cut_ends_as_the_undisturbed_one(parts, source, tmp_path, phase, step):
-    whole = method_of(parts)
+@pytest.mark.parametrize(
+    ("name", "phase", "step"),
+    [("hybrid_cascade", "heads", 4), ("hybrid_cascade", "image", 4), ("cascade_clip", "image", 4)],
+)
+def test_a_run_that_was_cut_ends_as_the_undisturbed_one(parts, source, tmp_path, name, phase, step):
+    whole = method_of(parts, name)
     tune(whole, WARM, parts[1], source, seed=SEED, view="affect_safe")
-    cut = method_of(parts)
+    cut = method_of(parts, name)
     loss = cut.training_loss
 
     def stop(at_phase, batch, at):
@@ -162,15 +169,15 @@ def test_a_run_that_was_cut_ends_as_the_undisturbed_one(parts, source, tmp_path,
     folder = RunFolder.create(tmp_path / "run")
     with pytest.raises(Stop):
         tune(cut, WARM, parts[1], source, seed=SEED, view="affect_safe", folder=folder)
-    again = method_of(parts)
+    again = method_of(parts, name)
     records = tune(again, WARM, parts[1], source, seed=SEED, view="affect_safe", folder=folder, resume=True)
     assert {r.phase: r.status for r in records}[phase] == "resumed"
     own, other = state(again), state(whole)
     assert own.keys() == other.keys()
     assert all(torch.equal(own[name], other[name]) for name in own)
     cold = {name: WARM[name] for name in ("text", "image")}
-    with pytest.raises(SettingsError, match=r"phases was \['text', 'heads', 'image'\], is now \['text', 'image'\]"):
-        tune(method_of(parts), cold, parts[1], source, seed=SEED, folder=folder, resume=True)
+    with pytest.raises(SettingsError, match=r"phases was \[.*'heads', 'image'\], is now \[[^h]*'image'\]"):
+        tune(method_of(parts, name), cold, parts[1], source, seed=SEED, folder=folder, resume=True)
 
 
 def test_a_solved_phase_is_not_solved_again(parts, source, tmp_path, caplog):
