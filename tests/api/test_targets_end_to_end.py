@@ -173,7 +173,7 @@ def test_remarks_count_the_targets() -> None:
     from hybridcascade.data.targets import Targets
 
     targets = Targets(torch.eye(2), torch.tensor([True, True]), ("label", "votes"), ("fewer than 2",))
-    parts = SimpleNamespace(classes=("a", "b"), texts=SimpleNamespace(texts=()), method_name="m")
+    parts = SimpleNamespace(classes=("a", "b"), texts=SimpleNamespace(texts=()), method_name="m", calibration=None)
     run = TunedRun(parts, (), 2, (), None, targets)  # type: ignore[arg-type]
     assert run.remarks[1:] == ["targets: 1 from votes, 1 from labels, 0 pictures without", "fewer than 2"]
     assert run.summary()["targets"] == {"votes": 1, "label": 1, "none": 0}
