@@ -60,6 +60,7 @@ LINES: dict[str, list[str]] = {
     "wrong component": ["ablate", *ARENA, "--components", "plan_first"],
     "compare into a full folder": ["compare", *ARENA[:2], "--out", "FULL"],
     "components": ["ablate", "--recipe", "sandbox.yaml", "--list"],
+    "components json": ["ablate", "--recipe", "sandbox.yaml", "--list", "--json"],
     "convert nothing": ["convert", "no/such.yaml"],
     "convert split and flags": ["convert", "split.json", "--flags", "--lr 1"],
     "describe nothing": ["describe", "--model", "m"],
@@ -210,6 +211,8 @@ def test_ablate_lists_its_components(answers: dict) -> None:
     assert answer["code"] == 0
     assert "plan_last  " in answer["out"]
     assert "what the cascade is worth" in answer["out"]
+    listed = json.loads(answers["components json"]["out"])
+    assert "last stage alone" in listed["plan_last"]
 
 
 def test_info_lists_what_there_is(answers: dict) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from hybridcascade.cli.experiments import experiment_parser, listed_recipes, run_jobs
 from hybridcascade.cli.parsing import CommandParser
 from hybridcascade.cli.terminal import command_output
+from hybridcascade.engine.atomic import write_json
 from hybridcascade.experiments.jobs import AblateConfig, ablation_jobs, list_components
 
 __all__ = ["parser", "run"]
@@ -32,8 +33,13 @@ def run(arguments: list[str]) -> int:
     options = reader.read(arguments)
     config = reader.config(AblateConfig, options)
     if config.list:
-        with command_output(False, options.quiet, options.verbose) as terminal:
+        with command_output(options.json == "-", options.quiet, options.verbose) as terminal:
             rows = list_components(config, listed_recipes(options))
+            if terminal.as_json:
+                terminal.json(rows)
+                return 0
+            if options.json:
+                write_json(options.json, rows)
             width = max(len(name) for name in rows)
             terminal.data("\n".join(f"{name:<{width}}  {why}" for name, why in rows.items()))
         return 0
