@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -49,6 +50,9 @@ def choose_targets(
     targets = make_targets(
         source, classes, config.targets, prior, config.vote_smoothing, config.shots, config.label_share, config.seed
     )
+    if config.prior is not None and not targets.counts()["label"]:
+        unused = f"the prior {config.prior!r} is not used: no target is from a label; --targets labels takes the labels"
+        targets = replace(targets, remarks=(*targets.remarks, unused))
     if method_entry(config.method).images == "targets" and not bool(targets.known.all()):
         rows = targets.rows
         origins = tuple(targets.origins[row] for row in rows)

@@ -69,6 +69,16 @@ def test_the_targets_of_a_configuration(mixed: Path) -> None:
     assert choose_targets(free, source, CLASSES) == (source, None)
 
 
+def test_a_prior_that_nothing_goes_through_is_told(mixed: Path) -> None:
+    source = open_source(mixed, CLASSES)
+    told = [
+        choose_targets(TrainConfig(**options(mixed, prior="smoothing", targets=kind)), source, CLASSES)[1].remarks  # type: ignore[union-attr]
+        for kind in ("votes", "auto", "labels")
+    ]
+    assert "prior 'smoothing' is not used" in " ".join(told[0])
+    assert not any("not used" in line for remarks in told[1:] for line in remarks)
+
+
 def test_shots_depend_on_the_seed_of_the_run(mixed: Path) -> None:
     source = open_source(mixed.parent, CLASSES)
     rows = {
