@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from os import PathLike
@@ -32,6 +33,8 @@ from hybridcascade.predictions import Predictions
 from hybridcascade.recipes import build_config
 
 __all__ = ["TunedModel", "fit", "load"]
+
+logger = logging.getLogger(__name__)
 
 
 class TunedModel:
@@ -136,6 +139,10 @@ class TunedModel:
     ) -> tuple[Tensor, Tensor, Tensor | None]:
         """Predict labelled data: distributions and truth `[N, K]`, labels `[N]` where all are stated."""
         source, _ = drop_unreadable(source, strict)
+        if self.calibration is not None and self.calibration.fingerprint == source.fingerprint():
+            logger.warning(
+                "%s: these pictures chose the temperature; measure a calibrated model on others", source.name
+            )
         truth = source.targets(self.classes)
         stated = all(sample.label is not None for sample in source.samples)
         labels = source.labels(self.classes) if stated else None

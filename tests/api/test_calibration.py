@@ -58,13 +58,19 @@ def test_the_temperature_is_saved_and_used(labelled: Path, tmp_path: Path) -> No
     np.testing.assert_allclose(streamed, after, atol=1e-6)
 
 
-def test_what_it_says_of_its_own_pictures_is_what_evaluate_says(labelled: Path) -> None:
+def test_what_it_says_of_its_own_pictures_is_what_evaluate_says(
+    labelled: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     """Nothing is better on them than the fitted temperature, and both figures are those of `evaluate`."""
     model = zero_shot()
     rows = open_source(labelled, CLASSES, "val").take([0, 1, 2])
     before = model.evaluate(rows)
+    assert "chose the temperature" not in caplog.text
     found = model.calibrate(labelled, "val")
+    model.evaluate(rows.take([0, 1]))
+    assert "chose the temperature" not in caplog.text, "other pictures"
     after = model.evaluate(rows)
+    assert "these pictures chose the temperature; measure a calibrated model on others" in caplog.text
     for name in ("kl", "nll", "ece", "brier"):
         assert found.before[name] == pytest.approx(before[name], abs=1e-5), name
         assert found.after[name] == pytest.approx(after[name], abs=1e-5), name
