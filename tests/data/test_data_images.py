@@ -186,8 +186,8 @@ def test_the_first_frame_of_an_animation():
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
-        (b"", "cannot identify"),
-        (b"this is text", "cannot identify"),
+        (b"", "no format that is known"),
+        (b"this is text", "no format that is known"),
         (png(64, 64, rows=b"\0" * 100)[:60], ""),
         (b"\xff\xd8\xff\xe0" + b"\0" * 50, ""),
     ],

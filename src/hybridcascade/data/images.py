@@ -17,7 +17,7 @@ from typing import IO
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from hybridcascade.data.messages import complaint
 from hybridcascade.errors import PictureError
@@ -78,7 +78,8 @@ def decode_picture(
     except Image.DecompressionBombError as error:
         raise PictureError(_too_large(name, str(error), max_pixels)) from error
     except _DAMAGE as error:
-        reason = str(error) or type(error).__name__
+        unknown = isinstance(error, UnidentifiedImageError)  # its own text names a Python object
+        reason = "no format that is known" if unknown else str(error) or type(error).__name__
         message = complaint(name, "a readable picture", reason, "Replace the file or leave it out")
         raise PictureError(message) from error
 
