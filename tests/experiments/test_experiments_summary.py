@@ -96,6 +96,8 @@ def test_the_table_says_data_model_seeds_and_command() -> None:
     assert table.best == {(1, 1), (1, 4)}, "a method trained on labels does not compete"
     for words in ("Made-up data & model.", "2 seeds (0, 1)", "95% interval", "paired t test", "compare --seeds 2"):
         assert words in table.caption
+    pair = [row for row in rows() if row.row.method in ("zero_shot", "ours")]
+    assert "not corrected for 1 comparison." in comparison_table(compare_rows(pair, "zero_shot")).caption
     both = comparison_table(compare_rows([*rows(), *rows("other")], "zero_shot"))
     assert [cells[0] for cells in both.rows] == ["sand_box"] * 3 + ["other"] * 3
     assert len(both.best) == 4

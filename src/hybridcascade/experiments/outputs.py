@@ -91,7 +91,8 @@ def _caption(compared: Sequence[Compared], command: str) -> str:
         "mean ± half of the 95% interval (Student's t).",
     ]
     if len(seeds) > 1 and tested:
-        said.append(f"p: paired t test against {compared[0].baseline}, not corrected for {tested} comparisons.")
+        count = f"{tested} comparison{'s' if tested > 1 else ''}"
+        said.append(f"p: paired t test against {compared[0].baseline}, not corrected for {count}.")
     if any(one.summary.uses_labels for one in compared):
         said.append("(labels): trained on targets, a reference for the others.")
     said += [f"Made by: {command}"] if command else []
