@@ -153,13 +153,14 @@ def test_a_taken_name_is_explained_and_nothing_is_registered(monkeypatch: pytest
 def test_hybrid_cascade_trains_saves_loads_and_tests_the_last_step(make_cfg, tmp_path: Path, capsys):
     cfg = make_cfg(LABEL_FREE__EXPORT=True)
     trainer = build_trainer(cfg)
-    before = weights(trainer)
+    before, scale = weights(trainer), trainer.model.backbone.input_scale.clone()
     trainer.train()
     said = capsys.readouterr().out
     assert "epoch [2/2]" in said
     assert "Deploy the last-epoch model" in said
     after = weights(trainer)
     assert any(not torch.equal(before[name], after[name]) for name in before if "alignment" in name)
+    assert not torch.equal(trainer.model.backbone.input_scale, scale), "the colours are aligned, as without Dassl"
 
     folder = tmp_path / "out" / "model"
     assert (folder / "checkpoint").read_text().strip() == "model.pth.tar-2"

@@ -240,6 +240,7 @@ class LabelFreeTrainer(TrainerX):  # type: ignore[misc]  # Dassl has no types
     def _begin_image_phase(self) -> None:
         self.model.requires_grad_(False)
         seed_all(self.method_seed, _PHASE)
+        self.model.fit_input(self.plain_pictures)
         self.model.begin_phase(_PHASE, self.plain_pictures)
         self._open_image_phase()
 
