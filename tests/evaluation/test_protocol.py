@@ -101,9 +101,22 @@ def test_p_value_is_below_five_percent_exactly_when_zero_is_outside():
         assert (pair.p_value < 0.05) == (not low <= 0 <= high)
 
 
-def test_pairs_without_spread():
+def test_pairs_without_spread_have_no_p_value_unless_they_are_equal():
     assert paired_difference({0: 1.0, 1: 1.0}, {0: 1.0, 1: 1.0}).p_value == 1.0
-    assert paired_difference({0: 2.0, 1: 2.0}, {0: 1.0, 1: 1.0}).p_value == 0.0
+    assert paired_difference({0: 0.0, 1: 0.0}, {0: 0.0, 1: 0.0}).p_value == 1.0
+    assert paired_difference({0: 2.0, 1: 2.0}, {0: 1.0, 1: 1.0}).p_value is None
+
+
+def test_rounding_is_no_spread():
+    first, second = {0: 0.45, 1: 0.85, 2: 0.35}, {0: 0.40, 1: 0.80, 2: 0.30}
+    pair = paired_difference(first, second)
+    assert 0 < pair.difference.deviation < 1e-15, "the same difference but for rounding"
+    assert pair.p_value is None
+    equal = paired_difference({0: 0.1 + 0.2, 1: 0.5, 2: 0.7}, {0: 0.3, 1: 0.5, 2: 0.7})
+    assert equal.difference.mean != 0
+    assert equal.p_value == 1.0
+    small = paired_difference({0: 0.5 + 1e-9, 1: 0.5 + 2e-9, 2: 0.5 + 3e-9}, {0: 0.5, 1: 0.5, 2: 0.5})
+    assert small.p_value == pytest.approx(0.0742, abs=1e-4), "small differences are no rounding"
 
 
 def test_pairs_need_the_same_seeds():

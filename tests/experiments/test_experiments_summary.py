@@ -105,6 +105,15 @@ def test_the_table_says_data_model_seeds_and_command() -> None:
         assert len({len(line.split("|")) for line in text.splitlines()[:8]}) == 1
 
 
+def test_a_p_value_that_says_nothing_is_a_dash() -> None:
+    same = [row("r", name, seed, a, a) for name, a in (("zero_shot", 0.40), ("ours", 0.45)) for seed in (0, 1)]
+    compared = compare_rows(same, "zero_shot")
+    table = comparison_table(compared)
+    assert dict(zip(table.header, table.rows[1], strict=True))["p"] == "–"
+    assert to_json(same, compared)["summary"][1]["p_value"] is None
+    assert list(csv.DictReader(io.StringIO(to_csv(compared))))[1]["accuracy_p"] == ""
+
+
 def test_latex_escapes_and_csv_has_plain_numbers() -> None:
     compared = compare_rows(rows(), "zero_shot")
     tex = to_latex(comparison_table(compared, "x_y"))

@@ -27,6 +27,10 @@ __all__ = [
 ]
 
 
+_ROUNDING = 1e-12
+"""What float64 may lose in a difference and a mean, relative to the numbers that are subtracted, with room to spare."""
+
+
 @dataclass(frozen=True)
 class ResultRow:
     """One evaluation of one trained method.
@@ -76,7 +80,8 @@ class PairedDifference:
 
     Attributes:
         difference: summary of the pairwise differences.
-        p_value: of the paired t test of "no difference", in [0, 1]; None with one pair.
+        p_value: of the paired t test of "no difference", in [0, 1]; None where the test says nothing: with one
+            pair, and with differences that are all the same but for rounding and not 0.
     """
 
     difference: Summary
@@ -146,8 +151,9 @@ def paired_difference(
     difference = summarize((first[seed] - second[seed] for seed in sorted(first)), confidence)
     if difference.deviation is None:
         return PairedDifference(difference, None)
-    if difference.deviation == 0.0:
-        return PairedDifference(difference, 1.0 if difference.mean == 0.0 else 0.0)
+    rounding = _ROUNDING * max(abs(value) for value in (*first.values(), *second.values()))
+    if difference.deviation <= rounding:  # no spread: t would be the mean over a rounding error
+        return PairedDifference(difference, 1.0 if abs(difference.mean) <= rounding else None)
     t = difference.mean / (difference.deviation / math.sqrt(difference.count))
     return PairedDifference(difference, 2.0 * student_t_cdf(-abs(t), difference.count - 1))
 
