@@ -118,7 +118,7 @@ OTHER_KEYS = {
         "MULTI_LAYER_PROMPT",
         {"INIT": "neutral"},
         lambda m: m.settings.prompt_init,
-        "uniform",
+        "cls",
         "neutral",
     ),
     "prompt rate": (
