@@ -17,6 +17,7 @@ from hybridcascade.data.sources import MemorySource
 from hybridcascade.engine.feature_store import FeatureStore
 from hybridcascade.errors import OutputExistsError, SettingsError, UnknownNameError
 from hybridcascade.evaluation.tables import METRICS
+from hybridcascade.experiments import compare as compare_module
 from hybridcascade.experiments import rows as rows_module
 from hybridcascade.experiments.arena import class_shares, sandbox_arena
 from hybridcascade.experiments.compare import run_experiment, run_rows
@@ -135,6 +136,21 @@ def test_a_folder_with_other_things_is_refused(recipe: Path, tmp_path: Path, stu
     with pytest.raises(OutputExistsError, match="nothing was changed"):
         run_experiment(config, jobs, silent)
     assert [p.name for p in out.iterdir()] == ["monday.txt"]
+
+
+def test_a_table_counts_the_rows_of_another_state_of_the_code(
+    recipe: Path, tmp_path: Path, stub_arena: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = {"out": str(tmp_path / "out"), "methods": "lafter,text_only", "only": True}
+    monkeypatch.setattr(compare_module, "run_row", lambda arena, plan, seed, *_, **__: StubRuns()(arena, plan, seed))
+    monkeypatch.setattr(compare_module, "_code", lambda: "first")
+    config, jobs = jobs_of(recipe, **options)
+    assert "state of the code" not in run_experiment(config, jobs, silent).table.caption
+    monkeypatch.setattr(compare_module, "_code", lambda: "second")
+    config, jobs = jobs_of(recipe, **(options | {"methods": "lafter,text_only,hybrid_cascade"}))
+    caption = run_experiment(config, jobs, silent).table.caption
+    assert "6 of 8 rows: made by another state of the code." in caption
+    assert caption in (tmp_path / "out" / "table.md").read_text()
 
 
 def test_class_shares() -> None:

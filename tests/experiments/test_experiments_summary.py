@@ -105,6 +105,12 @@ def test_the_table_says_data_model_seeds_and_command() -> None:
         assert len({len(line.split("|")) for line in text.splitlines()[:8]}) == 1
 
 
+def test_the_caption_says_how_many_rows_another_state_of_the_code_made() -> None:
+    compared = compare_rows(rows(), "zero_shot")
+    assert "4 of 6 rows: made by another state of the code." in comparison_table(compared, other_code=4).caption
+    assert "state of the code" not in comparison_table(compared).caption
+
+
 def test_a_p_value_that_says_nothing_is_a_dash() -> None:
     same = [row("r", name, seed, a, a) for name, a in (("zero_shot", 0.40), ("ours", 0.45)) for seed in (0, 1)]
     compared = compare_rows(same, "zero_shot")

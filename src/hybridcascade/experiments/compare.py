@@ -86,7 +86,8 @@ def run_experiment(config: ExperimentConfig, jobs: Sequence[Job], say: Say = log
     rows = [compared_row(job, plan, row) for job, plan, row in stored]
     compared = compare_rows(rows, config.baseline)
     ceilings = {job.recipe.name: row["ceiling"] for job, _, row in stored if row.get("ceiling") is not None}
-    table = write_outputs(folder, rows, compared, config.command, ceilings)
+    other = _other_code([row for _, _, row in stored])
+    table = write_outputs(folder, rows, compared, config.command, ceilings, other)
     return Experiment(tuple(rows), tuple(compared), table, folder)
 
 
@@ -173,10 +174,14 @@ def _code() -> str | None:
     return None if state is None else state["commit"] + ("+changes" if state["dirty"] else "")
 
 
-def _tell_other_code(rows: Sequence[Mapping[str, Any]], say: Say) -> None:
+def _other_code(rows: Sequence[Mapping[str, Any]]) -> int:
+    """How many rows were made by another state of the code than this."""
     own = _code()
-    other = sum(row.get("code") != own for row in rows)
-    if other:
+    return sum(row.get("code") != own for row in rows)
+
+
+def _tell_other_code(rows: Sequence[Mapping[str, Any]], say: Say) -> None:
+    if other := _other_code(rows):
         say(
             f"{other} of the rows in the store were made by another state of the code than this; "
             "to make all of them with this one, name another folder with --out"

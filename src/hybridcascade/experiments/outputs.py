@@ -18,12 +18,13 @@ __all__ = ["comparison_table", "safe_name", "to_csv", "to_latex", "write_outputs
 _NONE = "–"
 
 
-def comparison_table(compared: Sequence[Compared], command: str = "") -> Table:
+def comparison_table(compared: Sequence[Compared], command: str = "", other_code: int = 0) -> Table:
     """Lay out a comparison: a row a method (and recipe, where there are several).
 
     Args:
         compared: from `summary.compare_rows`.
         command: that makes the table again, for the caption.
+        other_code: how many rows of the store were made by another state of the code, for the caption.
     """
     several = len({one.recipe for one in compared}) > 1
     baseline = compared[0].baseline
@@ -35,7 +36,7 @@ def comparison_table(compared: Sequence[Compared], command: str = "") -> Table:
         header=header,
         rows=tuple((*((one.recipe,) if several else ()), *_cells(one)) for one in compared),
         numeric=(*((False,) if several else ()), False, *(True for _ in range(11))),
-        caption=_caption(compared, command),
+        caption=_caption(compared, command, other_code),
         best=_best(compared, 1 if several else 0),
     )
 
@@ -81,7 +82,7 @@ def _best(compared: Sequence[Compared], shift: int) -> frozenset[tuple[int, int]
     return frozenset(cells)
 
 
-def _caption(compared: Sequence[Compared], command: str) -> str:
+def _caption(compared: Sequence[Compared], command: str, other_code: int) -> str:
     words = list(dict.fromkeys(one.words for one in compared if one.words))
     seeds = compared[0].summary.seeds
     tested = len(compared) - len({one.recipe for one in compared})
@@ -95,6 +96,9 @@ def _caption(compared: Sequence[Compared], command: str) -> str:
         said.append(f"p: paired t test against {compared[0].baseline}, not corrected for {count}.")
     if any(one.summary.uses_labels for one in compared):
         said.append("(labels): trained on targets, a reference for the others.")
+    if other_code:
+        total = sum(len(one.summary.seeds) for one in compared)
+        said.append(f"{other_code} of {total} rows: made by another state of the code.")
     said += [f"Made by: {command}"] if command else []
     return " ".join(said)
 
@@ -164,7 +168,7 @@ def to_csv(compared: Sequence[Compared]) -> str:
 
 def write_outputs(
     folder: Path, rows: Sequence[ComparedRow], compared: Sequence[Compared], command: str,
-    ceilings: Mapping[str, float],
+    ceilings: Mapping[str, float], other_code: int = 0,
 ) -> Table:  # fmt: skip
     """Write table.md, full.md, table.csv, table.tex, results.json and a plot for each recipe; return the table.
 
@@ -174,10 +178,11 @@ def write_outputs(
         compared: their summary.
         command: that makes them again.
         ceilings: best possible accuracy by recipe, where known, for the plots.
+        other_code: how many of the rows were made by another state of the code.
     """
     from hybridcascade.evaluation.tradeoff import accuracy_against_time
 
-    table = comparison_table(compared, command)
+    table = comparison_table(compared, command, other_code)
     write_text(folder / "table.md", to_markdown(table))
     write_text(folder / "full.md", full_markdown(compared))
     write_text(folder / "table.csv", to_csv(compared))
