@@ -106,12 +106,12 @@ def test_a_coop_configuration_flag_by_flag(write):
         "INPUT.INTERPOLATION": "left out",
         "INPUT.PIXEL_MEAN": "left out",
         "INPUT.PIXEL_STD": "left out",
-        "INPUT.TRANSFORMS": "view: affect_safe",
+        "INPUT.TRANSFORMS": "left out",
         "OPTIM.NAME": "left out",
         "OPTIM.LR": "left out",
         "OPTIM.MAX_EPOCH": "image.epochs: 10",
-        "OPTIM.LR_SCHEDULER": "image.schedule: cosine_warmup",
-        "OPTIM.WARMUP_EPOCH": "image.warmup_epochs: 1.0",
+        "OPTIM.LR_SCHEDULER": "left out",
+        "OPTIM.WARMUP_EPOCH": "left out",
         "OPTIM.WARMUP_TYPE": "left out",
         "OPTIM.WARMUP_CONS_LR": "left out",
         "MODEL.BACKBONE.NAME": "backbone: ViT-B-16/openai",
@@ -122,8 +122,21 @@ def test_a_coop_configuration_flag_by_flag(write):
     }
     assert next(key.value for key in found.keys if key.key == "OPTIM.WARMUP_CONS_LR") == 1e-5, "as yacs reads it"
     phase = runs(found.recipe).phases()["image"]
-    assert (phase.epochs, phase.batch_size, phase.schedule, phase.warmup_epochs) == (10, 4, "cosine_warmup", 1.0)
+    assert (phase.epochs, phase.batch_size, phase.schedule) == (10, 4, "none")
     assert phase.lr == 5e-4, "a rate of SGD does not carry over"
+    assert "INPUT.TRANSFORMS: ['random_resized_crop', 'random_flip', 'normalize']  (LaFTer's code" in found.text()
+    assert "OPTIM.LR_SCHEDULER: 'cosine'  (LaFTer's training does not follow it" in found.text()
+
+
+def test_schedule_and_view_of_other_trainers_are_carried_over(write):
+    for flags in (["--trainer", "HybridCascadeLaFTer"], ["--trainer", "LaFTer", "LABEL_FREE.PRECISION", "fp32"]):
+        found = convert_recipe([write("a.yaml", COCOOP)], flags)
+        told = account(found)
+        assert told["INPUT.TRANSFORMS"] == "view: affect_safe"
+        assert told["OPTIM.LR_SCHEDULER"] == "image.schedule: cosine_warmup"
+        assert told["OPTIM.WARMUP_EPOCH"] == "image.warmup_epochs: 1.0"
+        phase = runs(found.recipe).phases()["image"]
+        assert (phase.schedule, phase.warmup_epochs) == ("cosine_warmup", 1.0)
 
 
 def test_coop_itself_learns_from_labels_so_its_epochs_have_no_counterpart(write):

@@ -14,7 +14,7 @@ from hybridcascade.config import TrainConfig
 from hybridcascade.engine.atomic import write_text
 from hybridcascade.errors import SettingsError, did_you_mean
 from hybridcascade.integrations.keys import METHODS, NODES, backbone_name, read_method
-from hybridcascade.integrations.old_keys import FLAGS, LEFT_OUT, RENAMED, TRAINERS, TXT_CLS
+from hybridcascade.integrations.old_keys import FLAGS, LAFTER_SCHEDULE, LEFT_OUT, RENAMED, TRAINERS, TXT_CLS
 from hybridcascade.methods.settings import SETTINGS, default_phases
 from hybridcascade.recipes import build_config, read_recipe
 
@@ -240,8 +240,16 @@ class _Work:
         if "--lr" in self.values:  # LaFTer's is of both phases
             self.put("--lr", "lr", float(self.values["--lr"]))
 
+    def _is_lafter(self) -> bool:
+        """Whether LaFTer's own code is meant, not the Dassl trainer here, which has keys of its own."""
+        own = any(key.startswith("LABEL_FREE.") and key not in FLAGS.values() for key in self.values)
+        return self.recipe["method"] == "lafter" and not own
+
     def _schedule(self) -> None:
         kind = self.values.get("OPTIM.LR_SCHEDULER")
+        if self._is_lafter():
+            kind = None
+            self.leave("OPTIM.LR_SCHEDULER", LAFTER_SCHEDULE)
         warmup = float(self.values.get("OPTIM.WARMUP_EPOCH", 0) or 0)
         epochs = self.values.get("OPTIM.MAX_EPOCH")
         for key in ("OPTIM.WARMUP_TYPE", "OPTIM.WARMUP_CONS_LR", "OPTIM.WARMUP_MIN_LR", "OPTIM.WARMUP_RECOUNT"):
@@ -289,7 +297,9 @@ class _Work:
                 precision = {"fp16": "auto", "amp": "auto"}.get(str(self.values[key]), str(self.values[key]))
                 note = "auto takes bf16 where the hardware has it" if precision == "auto" else ""
                 self.put(key, "precision", precision, note)
-        if "INPUT.TRANSFORMS" in self.values:
+        if self._is_lafter():
+            self.leave("INPUT.TRANSFORMS", "LaFTer's code does not use it: its views are its own, as view lafter is")
+        elif "INPUT.TRANSFORMS" in self.values:
             self._view(self.values["INPUT.TRANSFORMS"])
 
     def _view(self, written: Any) -> None:

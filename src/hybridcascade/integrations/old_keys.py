@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["FLAGS", "LEFT_OUT", "RENAMED", "TRAINERS", "TXT_CLS"]
+__all__ = ["FLAGS", "LAFTER_SCHEDULE", "LEFT_OUT", "RENAMED", "TRAINERS", "TXT_CLS"]
 
 RENAMED: dict[str, str] = {
     "DATALOADER.TRAIN_X.BATCH_SIZE": "image.batch_size",
@@ -113,9 +113,10 @@ FLAGS: dict[str, str] = {
 """Flags of CoOp's `train.py` and LaFTer's `LaFTer.py` -> the key that means the same, or the flag itself."""
 
 _UNREAD = "LaFTer's code does not use it"
+LAFTER_SCHEDULE = "LaFTer's training does not follow it: its rate is constant, as schedule none is"
 LEFT_OUT |= {
     "--workers": _UNREAD + "; --workers here does",
-    "--scheduler": "LaFTer's training does not follow it: its rate is constant, as schedule none is",
+    "--scheduler": LAFTER_SCHEDULE,
     "--scheduler-epochs": _UNREAD,
     "--scheduler-gamma": _UNREAD,
     "--weight-decay": _UNREAD + ": its weight decay is 0.01, the default here",
