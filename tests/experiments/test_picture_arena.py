@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 
 from hybridcascade.backbone import loading
+from hybridcascade.data.priors import prior_matrix
 from hybridcascade.data.shares import position_of
 from hybridcascade.data.shifts import SHIFTS, apply_shift
 from hybridcascade.data.sources import open_source
@@ -96,6 +97,35 @@ def test_labels_through_a_prior_and_votes_are_two_kinds_of_targets(tmp_path):
         PicturesSpec(data="x", prior="wheel", space="ekman6")
     with pytest.raises(SettingsError, match=r"hash:0\.8"):
         PicturesSpec(data="x", make_split="random")
+
+
+def test_the_numbers_of_a_prior_shape_the_targets(tmp_path):
+    lines = ["path,split,label"]
+    for n, (split, label) in enumerate((s, c) for s in ("train", "test") for c in ("joy", "fear")):
+        Image.new("RGB", (16, 16), (60 * n, 255 - 60 * n, 90)).save(tmp_path / f"{n}.png")
+        lines.append(f"{n}.png,{split},{label}")
+    (tmp_path / "manifest.csv").write_text("\n".join(lines))
+    given = {"data": str(tmp_path), "classes": ["joy", "fear"], "space": "ekman6", "ring": "mikels_induced"}
+
+    def target(**more):
+        return pictures_arena(PicturesSpec(**given, **more), precision="fp32", device="cpu")(0).targets("labels")[0]
+
+    assert target(prior="smoothing", prior_epsilon=0.4).tolist() == pytest.approx([0.8, 0.2], abs=1e-6)
+    space = PicturesSpec(**given).emotion_space()
+    wanted = prior_matrix("wheel", ("joy", "fear"), space, 2.5, 0.02)[0]
+    assert target(prior="wheel", prior_sigma=2.5, prior_epsilon=0.02).tolist() == pytest.approx(wanted, abs=1e-6)
+    assert wanted != pytest.approx(prior_matrix("wheel", ("joy", "fear"), space)[0], abs=1e-3)
+    for wrong in ({"prior_sigma": 0.0}, {"prior_epsilon": -0.1}, {"prior": "smoothing", "prior_epsilon": 1.0}):
+        with pytest.raises(SettingsError, match=r"epsilon|sigma"):
+            PicturesSpec(**given, **wrong)
+
+
+def test_the_numbers_of_a_prior_are_in_the_key_only_where_they_differ(folder):
+    kind = arena_kind("pictures")
+    bare = spec_values(kind, PicturesSpec(data=str(folder)))
+    assert not {"prior_sigma", "prior_epsilon"} & set(bare), "keys of rows that are stored already"
+    given = {"kind": "pictures", "data": str(folder), "prior_sigma": 1.0, "prior_epsilon": 0.3}
+    assert spec_values(*read_arena(given)) == bare | {"prior_epsilon": 0.3}
 
 
 def test_the_share_that_a_model_was_trained_on_is_left_out(folder):

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ARENAS",
+    "KEYED_WHEN_CHANGED",
     "TARGETS",
     "ArenaKind",
     "ArenaMaker",
@@ -38,6 +39,9 @@ ArenaMaker = Callable[[int], "Arena"]
 
 TARGETS = ("labels", "votes", "posterior")
 """What supervised rows may learn from, where the arena has it."""
+
+KEYED_WHEN_CHANGED = {"keyed_when_changed": True}
+"""Metadata of a key that a spec got later: its default is not in the keys of rows, so those of older rows stay."""
 
 _NAME = re.compile(r"^[a-z][a-z0-9_]*$")
 
@@ -136,7 +140,11 @@ def spec_values(kind: ArenaKind, spec: Any) -> dict[str, Any]:
     A spec that points to files has a method `fingerprint() -> str` that changes when their content does.
     """
     own = {"fingerprint": spec.fingerprint()} if hasattr(spec, "fingerprint") else {}
-    return {"kind": kind.name, **dataclasses.asdict(spec), **own}
+    values = dataclasses.asdict(spec)
+    for field in dataclasses.fields(spec):
+        if field.metadata.get("keyed_when_changed") and values[field.name] == field.default:
+            del values[field.name]
+    return {"kind": kind.name, **values, **own}
 
 
 @dataclass(frozen=True)

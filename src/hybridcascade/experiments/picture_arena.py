@@ -106,7 +106,7 @@ def _targets(spec: PicturesSpec, source: PictureSource, classes: tuple[str, ...]
     """Targets of the training pictures by kind, for the rows that learn from them; none where a label is missing."""
     if any(sample.label is None and sample.votes is None for sample in source.samples):
         return {}
-    prior = prior_matrix(spec.prior, classes, spec.emotion_space())
+    prior = prior_matrix(spec.prior, classes, spec.emotion_space(), spec.prior_sigma, spec.prior_epsilon)
     found = {kind: make_targets(source, classes, kind, prior).distribution for kind in ("auto", "labels")}
     if all(sample.votes is not None for sample in source.samples):
         found["votes"] = make_targets(source, classes, "votes").distribution

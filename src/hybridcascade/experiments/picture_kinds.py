@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hybridcascade.config import at_least, check_layout, one_of
 from hybridcascade.data.emotions import SPACES, EmotionSpace, find_space
-from hybridcascade.data.priors import GEOMETRIC_PRIORS, PRIORS
+from hybridcascade.data.priors import DEFAULT_EPSILON, DEFAULT_SIGMA, GEOMETRIC_PRIORS, PRIORS, prior_matrix
 from hybridcascade.data.texts import DESCRIPTION_SETS, TEMPLATE_SETS, description_file, read_templates
 from hybridcascade.errors import SettingsError
-from hybridcascade.experiments.kinds import ArenaKind, register_arena
+from hybridcascade.experiments.kinds import KEYED_WHEN_CHANGED, ArenaKind, register_arena
 
 if TYPE_CHECKING:
     from hybridcascade.data.sources import PictureSource
@@ -70,6 +70,12 @@ class PicturesSpec:
     prior: str = "none"
     """What a label stands for in the targets `labels`: none, wheel, wheel_polarity, exclusion or smoothing."""
 
+    prior_sigma: float = field(default=DEFAULT_SIGMA, metadata=KEYED_WHEN_CHANGED)
+    """Width of a geometric prior, in steps on the ring."""
+
+    prior_epsilon: float = field(default=DEFAULT_EPSILON, metadata=KEYED_WHEN_CHANGED)
+    """Floor of the prior: share that all classes divide among them."""
+
     weights: str | None = None
     """File of CLIP weights for the recipe's `backbone`, which then names the model alone."""
 
@@ -85,10 +91,18 @@ class PicturesSpec:
             if space is None:
                 raise SettingsError(f"prior {self.prior!r} needs an emotion space: space: mikels8, or a YAML file")
             space.matrix("steps" if self.prior == "wheel" else "polarity")  # says what ring or polarity is missing
+        self._check_prior_numbers()
         at_least("train_pictures", self.train_pictures, 1)
         at_least("test_pictures", self.test_pictures, 1)
         if self.classes is not None and (not isinstance(self.classes, list) or not self.classes):
             raise SettingsError(f"classes must be a list of class names, got {self.classes!r}")
+
+    def _check_prior_numbers(self) -> None:
+        if not self.prior_sigma > 0:
+            raise SettingsError(f"prior_sigma must be above 0, got {self.prior_sigma}")
+        at_least("prior_epsilon", self.prior_epsilon, 0)
+        if self.prior == "smoothing":
+            prior_matrix(self.prior, ("one", "other"), None, self.prior_sigma, self.prior_epsilon)
 
     def emotion_space(self) -> EmotionSpace | None:
         """Return the emotion space that is named, None where none is."""
