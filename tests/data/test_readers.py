@@ -244,6 +244,18 @@ def test_twitter_ldl_is_told_by_its_eight_votes(tmp_path: Path) -> None:
     assert read(root).format == "twitter_ldl"
 
 
+def test_ldl_is_told_by_most_of_its_pictures(tmp_path: Path) -> None:
+    root = ldl(tmp_path)
+    odd, usual = "1.jpg 0 0 0 0 0 0 0 8", ["2.jpg 0 0 0 0 5 5 1 0", "", "3.jpg 0 0 11 0 0 0 0 0"]
+    text(root / "ground_truth.txt", "\n".join([LDL_HEADER, odd, *usual]) + "\n")
+    found = read(root)
+    assert found.format == "flickr_ldl"
+    assert "votes a picture: 8 to 11" in found.remarks
+    many = [LDL_HEADER, *(f"{n}.jpg 0 0 0 0 0 0 0 {8 if n < 30 else 11}" for n in range(99))]
+    text(root / "ground_truth.txt", "\n".join(many) + "\n")
+    assert read(root).format == "twitter_ldl", "of the first fifty"
+
+
 def mat_arrays(turned: bool = True):
     import numpy as np
 
