@@ -8,7 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
+from torchmetrics.functional import spearman_corrcoef
 
 from hybridcascade.cli.entry import main
 from hybridcascade.engine.folder import RunFolder
@@ -51,6 +53,28 @@ def test_the_choice_does_not_read_the_accuracy_and_the_regret_does():
     assert choice.accuracies() == pytest.approx({"good": 0.65, "poor": 0.4})
     assert "5.0 points" in regret_lines(regret)[0]
     assert "use: good" in choice.text()
+
+
+def test_the_rank_correlation_is_spearman_s_mean_over_seeds():
+    criterion = {0: (0.9, 0.7, 0.5, 0.3), 1: (0.2, 0.6, 0.6, 0.4)}
+    accuracy = {0: (0.8, 0.9, 0.5, 0.5), 1: (0.7, 0.3, 0.4, 0.6)}
+    made = [
+        Candidate(name, seed, {"views": criterion[seed][n]}, accuracy[seed][n])
+        for seed in (0, 1)
+        for n, name in enumerate("abcd")
+    ]
+    naive = [float(spearman_corrcoef(torch.tensor(criterion[s]), torch.tensor(accuracy[s]))) for s in (0, 1)]
+    choice = choose_candidate(made)
+    assert choice.rank_correlation() == pytest.approx(sum(naive) / 2, abs=1e-4)
+    assert choice.json()["regret"]["rank_correlation"] == choice.rank_correlation()
+    assert f"accuracy over the methods: {sum(naive) / 2:.2f} " in regret_lines(choice.regret(), sum(naive) / 2)[-1]
+    assert "rank" not in "".join(regret_lines(choice.regret()))
+    two = choose_candidate([c for c in made if c.name in "ab"])
+    assert two.rank_correlation() is None
+    assert two.json()["regret"]["rank_correlation"] is None
+    flat = [dataclasses.replace(c, accuracy=0.5) if c.seed else c for c in made]
+    assert choose_candidate(flat).rank_correlation() == pytest.approx(naive[0], abs=1e-4), "seed 1 orders nothing"
+    assert choose_candidate([dataclasses.replace(c, accuracy=None) for c in made]).rank_correlation() is None
 
 
 def test_a_model_that_is_sure_and_wrong_is_not_chosen_for_being_sure():
@@ -103,6 +127,7 @@ def test_methods_of_a_recipe_are_chosen_and_the_regret_is_told(offline_nano, rec
     assert found["chosen"] == max(found["criterion"], key=lambda name: found["criterion"][name])
     assert found["parts"] == ["views", "balance"]
     rows = {row["method"]: row["accuracy"] for row in found["rows"]}
+    assert found["regret"]["rank_correlation"] is None, "two methods have no order to speak of"
     assert found["regret"]["methods"] == pytest.approx(max(rows.values()) - rows[found["chosen"]])
 
 

@@ -46,7 +46,7 @@ def run(arguments: list[str]) -> int:
         else:
             terminal.data(choice.text())
         regret = choice.regret()
-        for line in regret_lines(regret) if regret else []:
+        for line in regret_lines(regret, choice.rank_correlation()) if regret else []:
             terminal.say(line)
         if options.runs:
             terminal.next(f"predict {choice.name} YOUR_PICTURES --out predictions.csv")

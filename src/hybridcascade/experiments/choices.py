@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from hybridcascade.config import DEVICES, TUNES, at_least, one_of
 from hybridcascade.errors import SettingsError
+from hybridcascade.evaluation.ranks import ranks
 from hybridcascade.experiments.plans import parse_seeds
 
 __all__ = ["Candidate", "Choice", "SelectConfig", "choose_candidate", "regret_lines"]
@@ -124,6 +126,21 @@ class Choice:
                 found["epochs_last"].append(best - epochs[-1][1])
         return {name: mean for name, values in found.items() if (mean := _mean(values)) is not None}
 
+    def rank_correlation(self) -> float | None:
+        """How far the criterion orders the methods as their accuracy does: Spearman's coefficient, mean over seeds.
+
+        Returns:
+            A number in [-1, 1]; None without known accuracies, with fewer than three methods, or where criterion or
+            accuracy is the same for all methods on every seed.
+        """
+        found = []
+        for seed in dict.fromkeys(candidate.seed for candidate in self.candidates):
+            own = [candidate for candidate in self.candidates if candidate.seed == seed]
+            accuracy = {candidate.name: candidate.accuracy for candidate in own if candidate.accuracy is not None}
+            if len(accuracy) == len(own):
+                found.append(_spearman(choose_candidate(own, self.used).criterion, accuracy))
+        return _mean([one for one in found if one is not None])
+
     def json(self) -> dict[str, Any]:
         """Plain values."""
         rows = [{"method": c.name, "seed": c.seed, "parts": dict(c.parts)} for c in self.candidates]
@@ -133,7 +150,10 @@ class Choice:
         regret = self.regret()
         return {
             "chosen": self.name, "criterion": dict(self.criterion), "parts": list(self.used), "rows": rows,
-        } | ({} if regret is None else {"accuracy": self.accuracies(), "regret": regret})  # fmt: skip
+        } | (
+            {} if regret is None
+            else {"accuracy": self.accuracies(), "regret": {**regret, "rank_correlation": self.rank_correlation()}}
+        )  # fmt: skip
 
     def text(self) -> str:
         """A line a candidate, the best first."""
@@ -176,8 +196,8 @@ def choose_candidate(candidates: Sequence[Candidate], parts: Sequence[str] | Non
     return Choice(max(criterion, key=lambda name: criterion[name]), criterion, used, tuple(candidates))
 
 
-def regret_lines(regret: Mapping[str, float]) -> list[str]:
-    """Say the regret in words."""
+def regret_lines(regret: Mapping[str, float], rank_correlation: float | None = None) -> list[str]:
+    """Say the regret in words, and how well the criterion orders the methods, where that is known."""
     lines = [
         f"choosing the method this way leaves {100 * regret['methods']:.1f} points of accuracy behind on average "
         f"(choosing at random: {100 * regret['methods_random']:.1f})"
@@ -187,7 +207,20 @@ def regret_lines(regret: Mapping[str, float]) -> list[str]:
             f"choosing the epoch this way leaves {100 * regret['epochs']:.1f} points behind "
             f"(taking the last: {100 * regret['epochs_last']:.1f})"
         )
+    if rank_correlation is not None:
+        lines.append(
+            f"rank correlation of criterion and accuracy over the methods: {rank_correlation:.2f} "
+            "(1: the same order, 0: none, -1: the reverse)"
+        )
     return lines
+
+
+def _spearman(first: Mapping[str, float], second: Mapping[str, float]) -> float | None:
+    """Pearson's correlation of the ranks; None with fewer than three names, or where all of one side tie."""
+    places = [ranks(side, lower_is_better=False) for side in (first, second)]
+    if len(first) < 3 or any(len(set(own.values())) < 2 for own in places):
+        return None
+    return statistics.correlation([places[0][name] for name in first], [places[1][name] for name in first])
 
 
 def _mean(values: Sequence[float]) -> float | None:
