@@ -14,7 +14,15 @@ from typing import Any
 
 from hybridcascade.config_phases import check_phase, check_phase_numbers, phases_of
 from hybridcascade.config_targets import check_calibration, check_targets
-from hybridcascade.config_use import DEVICES, EvaluateConfig, PredictConfig, at_least, check_layout, one_of
+from hybridcascade.config_use import (
+    DEVICES,
+    EvaluateConfig,
+    PredictConfig,
+    at_least,
+    check_layout,
+    one_of,
+    split_names,
+)
 from hybridcascade.data.priors import DEFAULT_EPSILON, DEFAULT_SIGMA
 from hybridcascade.engine.schedules import SCHEDULES
 from hybridcascade.errors import SettingsError, UnknownNameError
@@ -37,6 +45,7 @@ __all__ = [
     "check_backbone",
     "check_layout",
     "one_of",
+    "split_names",
 ]
 
 BACKBONES: dict[str, str] = {

@@ -9,7 +9,16 @@ from hybridcascade.data.readers.catalogue import check_format
 from hybridcascade.data.readers.splits import parse_rule
 from hybridcascade.errors import SettingsError, UnknownNameError
 
-__all__ = ["DEVICES", "CalibrateConfig", "EvaluateConfig", "PredictConfig", "at_least", "check_layout", "one_of"]
+__all__ = [
+    "DEVICES",
+    "CalibrateConfig",
+    "EvaluateConfig",
+    "PredictConfig",
+    "at_least",
+    "check_layout",
+    "one_of",
+    "split_names",
+]
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
 
@@ -151,3 +160,12 @@ def one_of(kind: str, name: str, valid: Mapping[str, str] | tuple[str, ...]) -> 
     """Raise `UnknownNameError` when a name is not among the valid ones."""
     if name not in valid:
         raise UnknownNameError(kind, name, valid)
+
+
+def split_names(text: str | None) -> list[str]:
+    """Return the names in a text that divides them by commas, without blanks around them; none for None.
+
+    >>> split_names(" zero_shot, lafter,")
+    ['zero_shot', 'lafter']
+    """
+    return [word.strip() for word in (text or "").split(",") if word.strip()]

@@ -8,11 +8,15 @@ from pathlib import Path
 
 import pytest
 
+from hybridcascade.cli.parsing import CommandParser, field_texts
+from hybridcascade.config import split_names
 from hybridcascade.errors import SettingsError, UnknownNameError
 from hybridcascade.experiments.components import COMPONENTS, component_changes
 from hybridcascade.experiments.jobs import AblateConfig, CompareConfig, ablation_jobs, comparison_jobs, list_components
 from hybridcascade.experiments.kinds import ARENAS, ArenaKind, SandboxSpec, read_arena, register_arena
+from hybridcascade.experiments.options import ExperimentOptions
 from hybridcascade.experiments.plans import RowChanges, parse_seeds, plan_row, read_experiment
+from hybridcascade.experiments.text_jobs import TextsConfig
 from hybridcascade.methods.settings import SETTINGS, default_phases, default_view, method_settings
 from hybridcascade.recipes import shipped_recipes
 
@@ -151,6 +155,34 @@ def test_seeds_are_a_count_or_a_list() -> None:
     for wrong in ("", "0", "many", "1,1", "-1,2", []):
         with pytest.raises(SettingsError, match="seeds"):
             parse_seeds(wrong)
+
+
+@pytest.mark.parametrize(
+    ("config", "own", "out"),
+    [
+        (CompareConfig, ["methods", "baseline", "tune", "only"], "runs/compare"),
+        (AblateConfig, ["components", "method", "targets", "tune", "only", "list"], "runs/ablate"),
+        (TextsConfig, ["descriptions", "templates", "methods"], "runs/texts"),
+    ],
+)
+def test_the_commands_share_their_options_and_show_their_own_first(config: type, own: list[str], out: str) -> None:
+    shared = [field.name for field in dataclasses.fields(ExperimentOptions)]
+    assert {field.name for field in dataclasses.fields(config)} == {*own, *shared}
+    help_text = CommandParser("x", "what", "hybridcascade x", config, experiments=True).format_help()
+    assert re.findall(r"^  --([a-z]+)\b", help_text, re.MULTILINE)[: len(own) + len(shared)] == [*own, *shared]
+    assert config().out == out
+    assert f"(default: {out})" in " ".join(help_text.split())
+    base = field_texts(ExperimentOptions)
+    assert base["out"].startswith("Folder for tables")
+    assert {name: field_texts(config)[name] for name in shared} == base
+    for wrong in ({"seeds": "many"}, {"device": "tpu"}, {"metrics": "cosin"}, {"csv": True, "latex": True}):
+        with pytest.raises(SettingsError):
+            config(**wrong)
+
+
+def test_names_are_divided_by_commas() -> None:
+    assert split_names(" zero_shot, lafter,,") == ["zero_shot", "lafter"]
+    assert split_names(None) == split_names(" ,") == []
 
 
 def test_references_and_baseline_are_added_and_said(recipe: Path) -> None:

@@ -69,7 +69,7 @@ class CommandParser(ArgumentParser):
     def _add_fields(self, config: type[Any], prefix: str, group: Any) -> None:
         hints = typing.get_type_hints(config)
         texts = field_texts(config)
-        for field in dataclasses.fields(config):
+        for field in _own_first(config):
             text = texts[field.name]
             if dataclasses.is_dataclass(hints[field.name]):
                 self._add_fields(hints[field.name], f"{field.name}.", self.add_argument_group(text))
@@ -164,13 +164,22 @@ class CommandParser(ArgumentParser):
         return " ".join(message.split())
 
 
+def _own_first(config: type[Any]) -> list[dataclasses.Field[Any]]:
+    """The fields of a dataclass, then those it shares with others by a base: what a command is about comes first."""
+    shared = {f.name for base in config.__bases__ if dataclasses.is_dataclass(base) for f in dataclasses.fields(base)}
+    return sorted(dataclasses.fields(config), key=lambda field: field.name in shared)
+
+
 def field_texts(config: type[Any]) -> dict[str, str]:
-    """Return the string below each field of a dataclass and its bases, on one line, by field name."""
+    """Return the string below each field of a dataclass and its bases, on one line, by field name.
+
+    A field that only changes a default keeps the string of its base.
+    """
     texts: dict[str, str] = {}
     for kind in reversed(config.__mro__[:-1]):
-        texts |= {
-            p.arg_name: " ".join((p.description or "").split()) for p in docstring_parser.parse_from_object(kind).params
-        }
+        for param in docstring_parser.parse_from_object(kind).params:
+            text = " ".join((param.description or "").split())
+            texts[param.arg_name] = text or texts.get(param.arg_name, "")
     return texts
 
 

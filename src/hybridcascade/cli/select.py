@@ -6,6 +6,7 @@ from typing import Any
 
 from hybridcascade.cli.parsing import CommandParser
 from hybridcascade.cli.terminal import Terminal, command_output
+from hybridcascade.config import split_names
 from hybridcascade.errors import SettingsError
 from hybridcascade.experiments.choices import Candidate, SelectConfig, choose_candidate, regret_lines
 from hybridcascade.experiments.plans import plan_row, read_experiment
@@ -54,7 +55,7 @@ def run(arguments: list[str]) -> int:
 
 
 def _candidates(config: SelectConfig, options: Any, terminal: Terminal) -> list[Candidate]:
-    named = [word.strip() for word in (config.methods or "").split(",") if word.strip()]
+    named = split_names(config.methods)
     if options.recipe:
         recipe = read_experiment(options.recipe)
         rows = named or [

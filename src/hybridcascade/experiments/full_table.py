@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from hybridcascade.config import one_of
+from hybridcascade.config import one_of, split_names
 from hybridcascade.evaluation.ranks import RANKED
 from hybridcascade.evaluation.tables import (
     LOWER_IS_BETTER,
@@ -28,7 +28,7 @@ def metric_names(text: str | None) -> tuple[str, ...]:
     Raises:
         UnknownNameError: one that does not exist.
     """
-    words = [word.strip() for word in (text or "all").split(",") if word.strip()]
+    words = split_names(text or "all")
     if words == ["all"]:
         return (*METRICS, _RANK)
     for word in words:

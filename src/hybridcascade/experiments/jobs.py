@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hybridcascade.config import DEVICES, TUNES, one_of
+from hybridcascade.config import TUNES, one_of, split_names
 from hybridcascade.errors import OutputExistsError, SettingsError, UnknownNameError
 from hybridcascade.experiments.components import FULL, component_changes
-from hybridcascade.experiments.full_table import metric_names
+from hybridcascade.experiments.options import ExperimentOptions
 from hybridcascade.experiments.plans import Recipe, RowChanges, RowPlan, parse_seeds, plan_row, read_experiment
 from hybridcascade.experiments.summary import FLOOR, REFERENCE
 from hybridcascade.experiments.text_set import TextSet
@@ -56,15 +56,12 @@ class Job:
 
 
 @dataclass(frozen=True)
-class CompareConfig:
+class CompareConfig(ExperimentOptions):
     """What `compare` compares."""
 
     methods: str | None = None
     """Methods and rows of the recipe's `methods:`, divided by commas. Left out: the recipe's own method and
     all of its `methods:`."""
-
-    seeds: str = "5"
-    """How many seeds (5 means 0 to 4), or which: 0,3,7."""
 
     baseline: str = FLOOR
     """Row that the paired differences and p-values are to."""
@@ -75,38 +72,15 @@ class CompareConfig:
     only: bool = False
     """Add no reference rows (zero_shot, linear_probe); shares that need them are left out."""
 
-    backbone: str | None = None
-    """CLIP weights of all rows, in place of those of the recipe."""
-
     out: str = "runs/compare"
-    """Folder for tables, plots and the store of results; the same command goes on from what is there."""
-
-    store: str | None = None
-    """File of finished rows, to share them between comparisons and ablations. Left out: in --out."""
-
-    device: str = "auto"
-    """Where to train: auto, cpu, cuda or mps."""
-
-    metrics: str | None = None
-    """Print these metrics instead, a method a column: names divided by commas, or all (full.md in --out has all):
-    accuracy, macro_f1, ece, kl, nll, brier, chebyshev, clark, clark_norm, canberra, canberra_norm, cosine,
-    intersection, argmax_accuracy, average_rank."""
-
-    csv: bool = False
-    """Print the table as CSV (table.csv in --out has it too)."""
-
-    latex: bool = False
-    """Print the table as LaTeX (table.tex in --out has it too)."""
-
-    markdown: bool = False
-    """Print the table as Markdown (table.md in --out has it too)."""
 
     def __post_init__(self) -> None:
-        _check_options(self)
+        super().__post_init__()
+        one_of("tune", self.tune, TUNES)
 
 
 @dataclass(frozen=True)
-class AblateConfig:
+class AblateConfig(ExperimentOptions):
     """What `ablate` switches."""
 
     components: str = "all"
@@ -118,55 +92,20 @@ class AblateConfig:
     targets: str | None = None
     """Train all variants on targets: default (the arena's), or a kind such as votes. Left out: label-free."""
 
-    seeds: str = "5"
-    """How many seeds (5 means 0 to 4), or which: 0,3,7."""
-
     tune: str = "full"
     """full, or heads: only the heads, on features stored once, for the methods that can."""
 
     only: bool = False
     """Add no reference rows (zero_shot, linear_probe); shares that need them are left out."""
 
-    backbone: str | None = None
-    """CLIP weights of all rows, in place of those of the recipe."""
-
     out: str = "runs/ablate"
-    """Folder for tables, plots and the store of results; the same command goes on from what is there."""
-
-    store: str | None = None
-    """File of finished rows, to share them between comparisons and ablations. Left out: in --out."""
-
-    device: str = "auto"
-    """Where to train: auto, cpu, cuda or mps."""
 
     list: bool = False
     """List the components and what they are about, and run nothing."""
 
-    metrics: str | None = None
-    """Print these metrics instead, a method a column: names divided by commas, or all (full.md in --out has all):
-    accuracy, macro_f1, ece, kl, nll, brier, chebyshev, clark, clark_norm, canberra, canberra_norm, cosine,
-    intersection, argmax_accuracy, average_rank."""
-
-    csv: bool = False
-    """Print the table as CSV (table.csv in --out has it too)."""
-
-    latex: bool = False
-    """Print the table as LaTeX (table.tex in --out has it too)."""
-
-    markdown: bool = False
-    """Print the table as Markdown (table.md in --out has it too)."""
-
     def __post_init__(self) -> None:
-        _check_options(self)
-
-
-def _check_options(config: CompareConfig | AblateConfig) -> None:
-    parse_seeds(config.seeds)
-    one_of("tune", config.tune, TUNES)
-    one_of("device", config.device, DEVICES)
-    metric_names(config.metrics)
-    if config.csv + config.latex + config.markdown > 1:
-        raise SettingsError("--csv, --latex and --markdown: choose one for the terminal; --out has all three")
+        super().__post_init__()
+        one_of("tune", self.tune, TUNES)
 
 
 @dataclass(frozen=True)
@@ -203,7 +142,7 @@ def comparison_jobs(config: CompareConfig, recipes: Sequence[str], say: Say) -> 
     """
     jobs = []
     for recipe in _read_all(recipes, config.backbone):
-        named = _names(config.methods) or [recipe.method, *recipe.methods]
+        named = split_names(config.methods) or [recipe.method, *recipe.methods]
         names = list(dict.fromkeys(named))
         if config.baseline not in names:
             names.insert(0, config.baseline)
@@ -250,7 +189,7 @@ def ablation_plans(recipe: Recipe, config: AblateConfig, say: Say) -> list[RowPl
     base = RowChanges(targets=config.targets)
     full = _relabelled(plan_row(recipe, name, config.tune, base), FULL)
     changes = component_changes(full.method, recipe.components)
-    asked = list(changes) if config.components == "all" else _names(config.components)
+    asked = list(changes) if config.components == "all" else split_names(config.components)
     plans = [full]
     for component in asked:
         if component not in changes:
@@ -302,10 +241,6 @@ def _read_all(recipes: Sequence[str], backbone: str | None) -> list[Recipe]:
     if len(set(labels)) < len(labels):
         raise SettingsError(f"recipes need different file names, for tables tell them apart by these: {labels}")
     return read
-
-
-def _names(text: str | None) -> list[str]:
-    return [word.strip() for word in (text or "").split(",") if word.strip()]
 
 
 def _references(names: Sequence[str], recipe: Recipe, only: bool, say: Say) -> list[str]:

@@ -6,10 +6,10 @@ import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from hybridcascade.config import DEVICES, one_of
+from hybridcascade.config import split_names
 from hybridcascade.errors import SettingsError
-from hybridcascade.experiments.full_table import metric_names
 from hybridcascade.experiments.jobs import ExperimentConfig, Job, command_line
+from hybridcascade.experiments.options import ExperimentOptions
 from hybridcascade.experiments.plans import Recipe, RowPlan, parse_seeds, plan_row, read_experiment
 from hybridcascade.experiments.summary import FLOOR
 from hybridcascade.experiments.text_set import TextSet
@@ -18,7 +18,7 @@ __all__ = ["TextsConfig", "text_jobs", "text_sets"]
 
 
 @dataclass(frozen=True)
-class TextsConfig:
+class TextsConfig(ExperimentOptions):
     """What `texts compare` compares."""
 
     descriptions: str | None = None
@@ -30,42 +30,11 @@ class TextsConfig:
     methods: str = "zero_shot,text_only"
     """Methods that get each set of texts."""
 
-    seeds: str = "5"
-    """How many seeds (5 means 0 to 4), or which: 0,3,7."""
-
-    backbone: str | None = None
-    """CLIP weights of all rows, in place of those of the recipe."""
-
     out: str = "runs/texts"
-    """Folder for tables, plots and the store of results; the same command goes on from what is there."""
-
-    store: str | None = None
-    """File of finished rows, to share them with comparisons and ablations. Left out: in --out."""
-
-    device: str = "auto"
-    """Where to train: auto, cpu, cuda or mps."""
-
-    metrics: str | None = None
-    """Print these metrics instead, a method a column: names divided by commas, or all (full.md in --out has all):
-    accuracy, macro_f1, ece, kl, nll, brier, chebyshev, clark, clark_norm, canberra, canberra_norm, cosine,
-    intersection, argmax_accuracy, average_rank."""
-
-    csv: bool = False
-    """Print the table as CSV (table.csv in --out has it too)."""
-
-    latex: bool = False
-    """Print the table as LaTeX (table.tex in --out has it too)."""
-
-    markdown: bool = False
-    """Print the table as Markdown (table.md in --out has it too)."""
 
     def __post_init__(self) -> None:
-        parse_seeds(self.seeds)
-        one_of("device", self.device, DEVICES)
-        metric_names(self.metrics)
-        if self.csv + self.latex + self.markdown > 1:
-            raise SettingsError("--csv, --latex and --markdown: choose one for the terminal; --out has all three")
-        if not _names(self.templates) or not _names(self.methods):
+        super().__post_init__()
+        if not split_names(self.templates) or not split_names(self.methods):
             raise SettingsError("--templates and --methods: expected at least one name each, found none")
 
 
@@ -75,8 +44,8 @@ def text_sets(config: TextsConfig) -> list[TextSet]:
     Raises:
         SettingsError: two sets would have one name in the table.
     """
-    templates = _names(config.templates)
-    described = [TextSet(template, name) for name in _names(config.descriptions) for template in templates]
+    templates = split_names(config.templates)
+    described = [TextSet(template, name) for name in split_names(config.descriptions) for template in templates]
     sets = [TextSet(), *(TextSet(template) for template in templates), *described]
     labels = [one.label for one in sets]
     if twice := sorted({label for label in labels if labels.count(label) > 1}):
@@ -117,7 +86,7 @@ def text_jobs(config: TextsConfig, recipes: Sequence[str]) -> tuple[ExperimentCo
 
 
 def _plans(recipe: Recipe, config: TextsConfig, sets: Sequence[TextSet]) -> list[RowPlan]:
-    methods = list(dict.fromkeys(_names(config.methods)))
+    methods = list(dict.fromkeys(split_names(config.methods)))
     own = [plan_row(recipe, method) for method in dict.fromkeys([FLOOR, *methods])]
     keys = {one: one.key() for one in sets}
     return own + [
@@ -126,7 +95,3 @@ def _plans(recipe: Recipe, config: TextsConfig, sets: Sequence[TextSet]) -> list
         if plan.label in methods
         for one, key in keys.items()
     ]
-
-
-def _names(text: str | None) -> list[str]:
-    return [word.strip() for word in (text or "").split(",") if word.strip()]
