@@ -18,6 +18,7 @@ __all__ = [
     "HybridCascadeError",
     "ManifestError",
     "OutputExistsError",
+    "OutputPlaceError",
     "PictureError",
     "SettingsError",
     "TextError",
@@ -80,6 +81,10 @@ class CheckpointError(HybridCascadeError, RuntimeError):
 
 class OutputExistsError(HybridCascadeError, OSError):
     """The output already exists; nothing was overwritten."""
+
+
+class OutputPlaceError(HybridCascadeError, OSError):
+    """The place of the output cannot be written."""
 
 
 def did_you_mean(name: str, valid: Iterable[str]) -> str:

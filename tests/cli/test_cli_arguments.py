@@ -5,12 +5,16 @@ One process runs all command lines (a start of Python costs more than all of the
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from hybridcascade.cli import doctor, main
 
 HEAVY = ("torch", "torchvision", "open_clip", "lightning", "pandas", "matplotlib", "torchmetrics", "PIL", "pyarrow")
 
@@ -63,6 +67,7 @@ LINES: dict[str, list[str]] = {
     "components json": ["ablate", "--recipe", "sandbox.yaml", "--list", "--json"],
     "convert nothing": ["convert", "no/such.yaml"],
     "convert split and flags": ["convert", "split.json", "--flags", "--lr 1"],
+    "convert below a file": ["convert", "CONFIG", "--out", "BELOW"],
     "describe nothing": ["describe", "--model", "m"],
     "describe at a wrong address": [*DESCRIBE, "--out", "x", "--base_url", "ftp:x"],
     "describe dry": [*DESCRIBE, "--out", "no/such", "--dry_run"],
@@ -97,14 +102,18 @@ def answers(tmp_path_factory: pytest.TempPathFactory) -> dict:
     (folder / "full").mkdir()
     (folder / "full" / "diary.txt").write_text("mine")
     (folder / "wrong.yaml").write_text("method: lafter\nimage: {epoch: 3}\n")
+    (folder / "dassl.yaml").write_text("SEED: 1\n")
     places = {"FULL": str(folder / "full"), "RECIPE": str(folder / "wrong.yaml")}
+    places |= {"CONFIG": str(folder / "dassl.yaml"), "BELOW": str(folder / "dassl.yaml" / "recipe.yaml")}
     lines = {name: [places.get(word, word) for word in line] for name, line in LINES.items()}
     done = subprocess.run(
         [sys.executable, "-c", _SCRIPT, ",".join(HEAVY)],
         input=json.dumps(lines), capture_output=True, text=True, timeout=120, cwd=folder,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    assert sorted(p.name for p in folder.rglob("*")) == ["diary.txt", "full", "wrong.yaml"], "a refusal changed files"
+    assert sorted(p.name for p in folder.rglob("*")) == ["dassl.yaml", "diary.txt", "full", "wrong.yaml"], (
+        "a refusal changed files"
+    )
     return json.loads(done.stdout)
 
 
@@ -189,6 +198,7 @@ def test_wrong_use_is_told_on_stderr_with_exit_2(answers: dict, name: str, words
         ("demo into a full folder", ["nothing was changed", "--out"]),
         ("compare into a full folder", ["nothing was changed", "--out"]),
         ("info no run", ["no run folder"]),
+        ("convert below a file", ["expected a folder at", "dassl.yaml'", "found: ", "where you may write"]),
         ("texts of a wrong file", ["mikels9", "mikels8, ekman6_neutral"]),
     ],
 )
@@ -197,6 +207,22 @@ def test_what_is_in_the_way_is_told_with_exit_1(answers: dict, name: str, words:
     assert (answer["code"], answer["out"]) == (1, "")
     for word in words:
         assert word in answer["err"]
+
+
+@pytest.mark.parametrize("code", [errno.EACCES, errno.ENOSPC])
+def test_an_error_of_the_system_is_told_in_words(
+    code: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refused(arguments: list[str]) -> int:
+        raise OSError(code, os.strerror(code), "/some/where")
+
+    monkeypatch.setattr(doctor, "run", refused)
+    assert main(["doctor"]) == 1
+    remedy = "make room there" if code == errno.ENOSPC else "check it and its permissions"
+    assert capsys.readouterr().err == (
+        "hybridcascade doctor: error: expected '/some/where' to be a place to read from or write to, found: "
+        f"{os.strerror(code)}. Name another one, or {remedy}\n"
+    )
 
 
 def test_describe_shows_its_prompts_without_network(answers: dict) -> None:

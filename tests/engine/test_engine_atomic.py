@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from hybridcascade.engine import atomic
+from hybridcascade.errors import OutputPlaceError
 
 
 def names(folder):
@@ -51,6 +52,23 @@ def test_json_that_cannot_be_written_touches_nothing(tmp_path):
     with pytest.raises(TypeError):
         atomic.write_json(tmp_path / "a", {"x": object()})
     assert names(tmp_path) == []
+
+
+def test_a_place_that_cannot_be_written_is_told(tmp_path):
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(OutputPlaceError, match=r"expected a folder at '.*file', .*found: .*\. Name a folder"):
+        atomic.write_text(tmp_path / "file" / "table.md", "x")
+    with pytest.raises(OutputPlaceError, match=r"expected a folder at .*found: Not a directory"):
+        atomic.make_folder(tmp_path / "file" / "below")
+    long = tmp_path / ("x" * 255)
+    with pytest.raises(OutputPlaceError, match=r"expected a file that can be written at .*too long\. Name a file"):
+        atomic.write_text(long, "x")
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(OutputPlaceError, match=r"written at '.*folder', found: Is a directory"):
+        atomic.write_text(tmp_path / "folder", "x")
+    assert names(tmp_path) == ["file", "folder"]
+    with pytest.raises(FileNotFoundError), atomic.replacing(tmp_path / "a"):  # of another file: it is not renamed
+        (tmp_path / "no").read_text()
 
 
 @pytest.mark.parametrize("where", ["fsync", "replace"])

@@ -8,7 +8,7 @@ import pytest
 from hybridcascade.engine.folder import RunFolder
 from hybridcascade.engine.provenance import collect_provenance, git_state
 from hybridcascade.engine.records import EpochRecord
-from hybridcascade.errors import CheckpointError, OutputExistsError
+from hybridcascade.errors import CheckpointError, OutputExistsError, OutputPlaceError
 
 
 def content(folder):
@@ -21,6 +21,12 @@ def filled(path):
     folder.model.mkdir()
     (folder.model / "model.json").write_text("{}")
     return folder
+
+
+def test_a_place_for_no_folder_is_told(tmp_path):
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(OutputPlaceError, match=r"expected a folder at '.*run'.*where you may write"):
+        RunFolder.create(tmp_path / "file" / "run")
 
 
 def test_new_and_empty_folders_are_taken(tmp_path):

@@ -15,7 +15,7 @@ import torch
 
 from hybridcascade.data.sources import MemorySource
 from hybridcascade.engine.feature_store import FeatureStore
-from hybridcascade.errors import OutputExistsError, SettingsError, UnknownNameError
+from hybridcascade.errors import OutputExistsError, OutputPlaceError, SettingsError, UnknownNameError
 from hybridcascade.evaluation.tables import METRICS
 from hybridcascade.experiments import compare as compare_module
 from hybridcascade.experiments import rows as rows_module
@@ -136,6 +136,11 @@ def test_a_folder_with_other_things_is_refused(recipe: Path, tmp_path: Path, stu
     with pytest.raises(OutputExistsError, match="nothing was changed"):
         run_experiment(config, jobs, silent)
     assert [p.name for p in out.iterdir()] == ["monday.txt"]
+    config, jobs = jobs_of(recipe, out=str(out / "monday.txt" / "below"))
+    with pytest.raises(OutputPlaceError, match=r"a folder at '.*below'.*where you may write"):
+        run_experiment(config, jobs, silent)
+    with pytest.raises(OutputPlaceError, match="expected a folder"):
+        ResultStore(out / "monday.txt" / "rows.jsonl").add("key", {})
 
 
 def test_a_table_counts_the_rows_of_another_state_of_the_code(

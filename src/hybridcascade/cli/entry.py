@@ -5,6 +5,7 @@ Exit codes: 0 done, 1 it failed, 2 it was asked for wrongly.
 
 from __future__ import annotations
 
+import errno
 import importlib
 import os
 import sys
@@ -83,11 +84,22 @@ def _run(name: str, arguments: list[str]) -> int:
     except (HybridCascadeError, OSError) as error:
         if isinstance(error, BrokenPipeError):
             return _closed_pipe()
-        return _fail(name, error, 1)
+        return _fail(name, _words(error), 1)
     except SystemExit as end:  # argparse's `--help`
         return int(end.code or 0)
     except KeyboardInterrupt:
         return _fail(name, "stopped by Ctrl-C; a run with --out goes on with --resume", 1)
+
+
+def _words(error: Exception) -> str:
+    """The system's own errors (`[Errno 13] ...`) in the words of all others."""
+    if isinstance(error, HybridCascadeError) or not isinstance(error, OSError) or error.filename is None:
+        return str(error)
+    remedy = "make room there" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "check it and its permissions"
+    return (
+        f"expected {str(error.filename)!r} to be a place to read from or write to, found: {error.strerror}. "
+        f"Name another one, or {remedy}"
+    )
 
 
 def _fail(name: str, error: object, code: int) -> int:

@@ -12,16 +12,35 @@ import os
 import secrets
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
-__all__ = ["open_replacing", "remove_leftovers", "replacing", "write_bytes", "write_json", "write_text"]
+from hybridcascade.errors import OutputPlaceError
+
+__all__ = ["make_folder", "open_replacing", "remove_leftovers", "replacing", "write_bytes", "write_json", "write_text"]
 
 _SUFFIX = ".part"
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _RENAME_TRIES = 20  # Windows refuses to replace a file that a reader has open; readers are done soon
 _RENAME_WAIT = 0.05  # seconds
+
+
+def make_folder(path: str | Path) -> None:
+    """Make a folder and its parents, where they are missing.
+
+    Raises:
+        OutputPlaceError: it cannot be made; the message says why and what to do.
+    """
+    try:
+        Path(path).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        if error.errno in _FULL:
+            raise
+        raise OutputPlaceError(
+            f"expected a folder at {str(path)!r}, or a place to make one, found: {error.strerror or error}. Name a "
+            "folder where you may write"
+        ) from error
 
 
 @contextmanager
@@ -38,11 +57,12 @@ def replacing(path: str | Path) -> Iterator[Path]:
         The path of the temporary file, which does not exist yet.
 
     Raises:
+        OutputPlaceError: nothing can be written at this place.
         OSError: writing failed; for a full disk the message says so and names `path`.
             The file that was at `path` is unchanged and the temporary file is removed.
     """
     target = Path(os.path.realpath(path))
-    target.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(target.parent)
     beside = target.with_name(f".{target.stem}.{os.getpid()}-{secrets.token_hex(4)}{_SUFFIX}{target.suffix}")
     try:
         yield beside
@@ -53,9 +73,15 @@ def replacing(path: str | Path) -> Iterator[Path]:
         if error.errno in _FULL:
             text = f"{os.strerror(error.errno)}: could not save; what was there before is unchanged"
             raise OSError(error.errno, text, str(path)) from error
+        if beside in map(Path, filter(None, (error.filename, error.filename2))):
+            raise OutputPlaceError(
+                f"expected a file that can be written at {str(path)!r}, found: {error.strerror}. Name a file in a "
+                "folder where you may write"
+            ) from error
         raise
     finally:
-        beside.unlink(missing_ok=True)
+        with suppress(OSError):  # what failed before is what to tell
+            beside.unlink(missing_ok=True)
     _sync_folder(target.parent)
 
 

@@ -25,7 +25,7 @@ from typing import Any, Self
 
 import yaml
 
-from hybridcascade.engine.atomic import remove_leftovers, write_json, write_text
+from hybridcascade.engine.atomic import make_folder, remove_leftovers, write_json, write_text
 from hybridcascade.engine.records import EpochRecord
 from hybridcascade.errors import CheckpointError, OutputExistsError
 
@@ -70,13 +70,14 @@ class RunFolder:
 
         Raises:
             OutputExistsError: the folder holds something and may not be replaced; nothing was changed.
+            OutputPlaceError: there can be no folder at `path`.
         """
         folder = cls(path)
         if not is_first_process():
             return folder
         if folder.path.exists() or folder.path.is_symlink():
             folder._make_room(overwrite, {*_OWN, *own})
-        folder.path.mkdir(parents=True, exist_ok=True)
+        make_folder(folder.path)
         try:
             with (folder.path / _MARKER).open("x", encoding="utf-8") as marker:  # "x": of two at once, one wins
                 marker.write(json.dumps({"package": "hybridcascade", "format": 1}) + "\n")

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from hybridcascade.cachedir import feature_cache_folder
-from hybridcascade.engine.atomic import write_json
+from hybridcascade.engine.atomic import make_folder, write_json
 from hybridcascade.engine.feature_store import FeatureStore
 from hybridcascade.engine.memory import keep_freed_memory
 from hybridcascade.engine.provenance import collect_provenance, git_state
@@ -67,13 +67,14 @@ def run_experiment(config: ExperimentConfig, jobs: Sequence[Job], say: Say = log
 
     Raises:
         OutputExistsError: the folder holds something that is no comparison.
+        OutputPlaceError: there can be no folder of this name.
         CheckpointError: the store is none.
         HybridCascadeError: a row cannot be run.
     """
     keep_freed_memory()
     folder = Path(config.out)
     check_folder(folder)
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     made = {"command": config.command, "provenance": collect_provenance(seed=config.seeds[0])}
     write_json(folder / MARKER, made)
     store = ResultStore(config.store or folder / STORE)

@@ -16,6 +16,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from hybridcascade.engine.atomic import make_folder
 from hybridcascade.errors import CheckpointError
 
 __all__ = ["ResultStore", "row_key"]
@@ -79,7 +80,7 @@ class ResultStore:
         if key in self._rows:
             raise ValueError(f"{self.path} has a row under {key} already")
         line = json.dumps({"key": key, **_finite(row)}, ensure_ascii=False, allow_nan=False) + "\n"
-        self.path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(self.path.parent)
         handle = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o644)
         try:
             data = line.encode()
