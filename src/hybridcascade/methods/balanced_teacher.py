@@ -1,4 +1,4 @@
-"""The frozen zero-shot teacher of the methods that differ in what they train, with labels as `hybrid_cascade`'s."""
+"""The frozen zero-shot teacher that several methods share; they differ in what they train."""
 
 from __future__ import annotations
 
@@ -53,32 +53,48 @@ class BalancedTeacher(TeacherMethod):
         """Align the colours of the pictures with what the weights expect."""
         strength = self.settings.input_alignment
         if strength:
-            align_input(self.backbone, plain, lambda images: self._scores(images, 1), strength, self.device)
+            align_input(self.backbone, plain, self._zero_shot, strength, self.device)
 
-    def _scores(self, images: Tensor, views: int) -> Tensor:
-        """Zero-shot logits of `[B, 3, H, W]` at CLIP's own scale, from the mean over mild views, `[B, K]`."""
-        features = mean_view_feature(self.backbone, images, views)
+    def _zero_shot(self, images: Tensor) -> Tensor:
+        features = mean_view_feature(self.backbone, images, 1)
         return self.backbone.logit_scale * features @ self.teacher_prototypes.T
 
-    def label_pictures(self, plain: Iterable[ImageBatch], class_vectors: Tensor | None = None) -> Tensor:
-        """Find temperature and class shares, and label all pictures.
+    def teacher_scores(self, features: Tensor) -> Tensor:
+        """Return the teacher's logits at CLIP's own scale: of the texts, unless a method has others.
+
+        Args:
+            features: mean unit features of pictures over mild views, `[N, E]`.
+
+        Returns:
+            `[N, K]`.
+        """
+        return self.backbone.logit_scale * features @ self.teacher_prototypes.T
+
+    def see_pictures(self, plain: Iterable[ImageBatch]) -> tuple[Tensor, Tensor]:
+        """Look at all pictures; find the temperature of the labels and how far Sinkhorn goes to the teacher's shares.
 
         Args:
             plain: all training pictures once, in the plain view.
-            class_vectors: unit vectors that score in the texts' place, `[K, E]`.
 
         Returns:
-            The teacher's logits at CLIP's own scale, `[N, K]`.
+            Mean features over mild views `[N, E]` and the teacher's logits at CLIP's own scale `[N, K]`.
         """
-        own, scale = self.settings, self.backbone.logit_scale
+        own = self.settings
         features = collect_rows(plain, self._mean_feature, self.device)
-        logits = scale * features @ (self.teacher_prototypes if class_vectors is None else class_vectors).T
+        with torch.no_grad():
+            logits = self.teacher_scores(features)
         if not own.sinkhorn_epsilon:
-            self.teacher_temperature.fill_(matching_temperature(logits, scale * features @ self.teacher_names.T))
+            names = self.backbone.logit_scale * features @ self.teacher_names.T
+            self.teacher_temperature.fill_(matching_temperature(logits, names))
         power = getattr(own, "prior_power", 0.0)
         if own.prior == "adaptive":
             power = adaptive_power((logits / self.teacher_temperature).softmax(dim=1))
         self.set_teacher("power", torch.tensor(power))
+        return features, logits
+
+    def label_pictures(self, plain: Iterable[ImageBatch]) -> Tensor:
+        """Look at all pictures and label them; return the teacher's logits at CLIP's own scale, `[N, K]`."""
+        _, logits = self.see_pictures(plain)
         self.label(logits)
         return logits
 

@@ -15,18 +15,16 @@ from hybridcascade.cascade.heads import CosineHead, ResidualAdapter, StageHeads,
 from hybridcascade.cascade.losses import fairness, smooth_target, soft_cross_entropy, stage_consistency
 from hybridcascade.errors import SettingsError
 from hybridcascade.labelling.geometry import gate_polarity, spread_to_near
-from hybridcascade.labelling.sinkhorn import adaptive_power, column_bias, sinkhorn
+from hybridcascade.labelling.sinkhorn import column_bias, sinkhorn
 from hybridcascade.labelling.soft import refine
+from hybridcascade.methods.balanced_teacher import BalancedTeacher
 from hybridcascade.methods.base import FeatureNeeds, ParameterGroup
 from hybridcascade.methods.ema import mixed_logits, start_average, update_average
 from hybridcascade.methods.given import given_or_pseudo, needs_teacher
-from hybridcascade.methods.input_alignment import align_input
 from hybridcascade.methods.parts import (
-    TeacherMethod,
     check_waiting_prompts,
     collect_rows,
     layer_norm_names,
-    mean_view_feature,
     mild_views,
     parameter_names,
     seeded_generator,
@@ -35,7 +33,6 @@ from hybridcascade.methods.parts import (
 from hybridcascade.methods.settings import method_settings
 from hybridcascade.methods.stages import StageReader, learned_stages, stage_groups
 from hybridcascade.methods.text_head import as_texts, noisy_text_loss
-from hybridcascade.methods.text_prototypes import joint_prototypes, kind_prototypes, matching_temperature
 from hybridcascade.types import ImageBatch, LossReport, Prediction, StagePlan, TargetBatch, TextBatch, UnlabeledBatch
 
 if TYPE_CHECKING:
@@ -46,7 +43,7 @@ __all__ = ["HybridCascade"]
 _AGREEMENT_EPSILON = 0.1  # of the stages' joint assignment: near a balanced first maximum
 
 
-class HybridCascade(TeacherMethod):
+class HybridCascade(BalancedTeacher):
     """Label-free tuning on balanced soft labels; CLIP's own path starts at the balanced zero-shot prediction.
 
     - The colours of the pictures are aligned with what the weights expect, once, before all else.
@@ -79,12 +76,6 @@ class HybridCascade(TeacherMethod):
     needs: ClassVar[str] = "unlabelled"
     tunes: ClassVar[tuple[str, ...]] = ("full", "heads")
 
-    takes_text_kinds: ClassVar[bool] = True
-
-    teacher_prototypes: Tensor
-    teacher_names: Tensor
-    teacher_temperature: Tensor
-
     def __init__(
         self,
         *,
@@ -100,10 +91,7 @@ class HybridCascade(TeacherMethod):
         own = self.settings = method_settings(self.name, settings)
         self.seed = seed
         self.backbone = backbone
-        of_kinds = kind_prototypes(text_features, text_labels, class_count, text_kinds)
-        self.register_buffer("teacher_prototypes", joint_prototypes(of_kinds))
-        self.register_buffer("teacher_names", of_kinds[0])
-        self.register_buffer("teacher_temperature", torch.tensor(own.sinkhorn_epsilon or 1.0))
+        self.keep_texts(text_features, text_labels, class_count, text_kinds)
         scale = backbone.logit_scale / float(self.teacher_temperature)
         self.head = CosineHead(self.teacher_prototypes, scale, own.train_logit_scale, own.class_bias)
         self.prompts = shallow_prompts(backbone, own.prompts, own.prompt_init, seed) if own.prompts else None
@@ -182,15 +170,6 @@ class HybridCascade(TeacherMethod):
         labels = gate_polarity(labels, signs, own.polarity_gate) if signs is not None else labels
         return spread_to_near(labels, near, own.wheel) if near is not None else labels
 
-    def fit_input(self, plain: Iterable[ImageBatch]) -> None:
-        """Align the colours of the pictures with what the weights expect."""
-        if self.settings.input_alignment:
-            align_input(self.backbone, plain, self._zero_shot, self.settings.input_alignment, self.device)
-
-    def _zero_shot(self, images: Tensor) -> Tensor:
-        features = unit(self.backbone.forward_taps(images).image)
-        return self.backbone.logit_scale * features @ self.teacher_prototypes.T
-
     def begin_phase(self, phase: str, plain: Iterable[ImageBatch] | None, targets: Tensor | None = None) -> None:
         """Heads or image phase: label the pictures with the frozen teacher, then start the student's head.
 
@@ -212,13 +191,7 @@ class HybridCascade(TeacherMethod):
                 raise SettingsError(
                     "hybrid_cascade: the image phase needs plain pictures for its teacher, or all targets"
                 )
-            features = collect_rows(plain, self._teacher_features, self.device)
-            logits = self._teacher_logits(features)
-            if not self.settings.sinkhorn_epsilon:
-                names = self.backbone.logit_scale * features @ self.teacher_names.T
-                self.teacher_temperature.fill_(matching_temperature(logits, names))
-            predicted = (logits / self.teacher_temperature).softmax(dim=1)
-            self.set_teacher("power", torch.tensor(adaptive_power(predicted)))
+            features, logits = self.see_pictures(plain)
             self._label(logits, features)
             if self.settings.teacher != "frozen":
                 self.set_teacher("logits", logits)
@@ -245,15 +218,10 @@ class HybridCascade(TeacherMethod):
             for head in self.stage_heads.heads:
                 head.load_state_dict(self.head.state_dict())
 
-    def _teacher_features(self, images: Tensor) -> Tensor:
-        """Mean unit feature over mild views of `[B, 3, H, W]`, `[B, E]`."""
-        return mean_view_feature(self.backbone, images, self.settings.teacher_views)
-
-    @torch.no_grad()
-    def _teacher_logits(self, features: Tensor) -> Tensor:
-        """Scores before any training on pictures, at CLIP's own scale, `[N, E]` to `[N, K]`."""
+    def teacher_scores(self, features: Tensor) -> Tensor:
+        """Score `[N, E]` with the texts, the head trained on them, or both."""
         source = self.settings.teacher_source
-        zero_shot = self.backbone.logit_scale * features @ self.teacher_prototypes.T
+        zero_shot = super().teacher_scores(features)
         if source == "zero_shot":
             return zero_shot
         learned: Tensor = self.head(unit(features)) * self.teacher_temperature
@@ -273,7 +241,7 @@ class HybridCascade(TeacherMethod):
             kind=own.labels,
             epsilon=float(self.teacher_temperature),
             prior="uniform" if adaptive else own.prior,
-            prior_power=float(self.get_buffer("teacher_power")) if adaptive else own.prior_power,
+            prior_power=float(self.get_buffer("teacher_power")),
             temperature=own.label_temperature,
             neighbours=own.neighbours,
             neighbour_share=own.neighbour_share,

@@ -21,7 +21,6 @@ from hybridcascade.methods.given import given_or_pseudo, needs_teacher
 from hybridcascade.methods.parts import (
     collect_rows,
     layer_norm_names,
-    mean_view_feature,
     mild_views,
     parameter_names,
     seeded_generator,
@@ -184,7 +183,7 @@ class MultiLayer(BalancedTeacher):
             return
         if plain is None:
             raise SettingsError("multilayer: the image phase needs plain pictures for its teacher, or all targets")
-        logits = self.label_pictures(plain, self._teacher_vectors())
+        logits = self.label_pictures(plain)
         # Student and teacher score at one temperature, so that the student starts where its labels are.
         self.head.log_scale.data.copy_((self.backbone.logit_scale / self.teacher_temperature).log())
         if self.head.bias is not None and own.labels == "sinkhorn" and targets is None:
@@ -211,11 +210,13 @@ class MultiLayer(BalancedTeacher):
     @torch.no_grad()
     def _teacher(self, images: Tensor) -> Tensor:
         """Logits of plain views `[B, 3, H, W]` through the tower as it is, without prompts, `[B, K]`."""
-        features = mean_view_feature(self.backbone, images, self.settings.teacher_views)
-        return self.backbone.logit_scale * features @ self._teacher_vectors().T
+        return self.teacher_scores(self._mean_feature(images))
 
-    def _teacher_vectors(self) -> Tensor:
-        return unit(self.teacher_head if self.settings.teacher_source == "text_head" else self.teacher_prototypes)
+    def teacher_scores(self, features: Tensor) -> Tensor:
+        """Score `[N, E]` with the texts, or with `teacher_source=text_head` with the head trained on them."""
+        if self.settings.teacher_source != "text_head":
+            return super().teacher_scores(features)
+        return self.backbone.logit_scale * features @ unit(self.teacher_head).T
 
     def _target(self, batch: UnlabeledBatch) -> Tensor:
         own = self.settings
