@@ -20,7 +20,7 @@ from hybridcascade.data.sources import PictureSource, drop_unreadable, open_sour
 from hybridcascade.data.views import PlainView
 from hybridcascade.errors import CheckpointError, DataError, SettingsError
 from hybridcascade.evaluation.metrics import score
-from hybridcascade.evaluation.temperature import fit_temperature
+from hybridcascade.evaluation.temperature import HIGHEST, LOWEST, fit_temperature
 from hybridcascade.methods.base import Method
 
 __all__ = ["Calibration", "calibrate", "open_calibration"]
@@ -52,12 +52,17 @@ class Calibration:
 
     @property
     def words(self) -> str:
-        """One line for a person."""
+        """One line for a person; it says so where the temperature is as high or as low as it may be."""
         where = self.data if self.split is None else f"split {self.split!r} of {self.data}"
         change = ", ".join(f"{n.upper()} {self.before[n]:.3f} to {self.after[n]:.3f}" for n in ("kl", "ece"))
+        limit = ""
+        if self.temperature >= 0.999 * HIGHEST:
+            limit = ". That is the highest: on these pictures the model is hardly better than guessing"
+        elif self.temperature <= 1.001 * LOWEST:
+            limit = ". That is the lowest: on these pictures the model is right throughout, and they may be too few"
         return (
             f"supervised calibration: temperature {self.temperature:.3f}, fitted on the labels of {self.pictures} "
-            f"pictures ({where}; {change} on them)"
+            f"pictures ({where}; {change} on them){limit}"
         )
 
     def as_dict(self) -> dict[str, Any]:

@@ -146,3 +146,12 @@ def test_a_damaged_record_is_told() -> None:
     whole = Calibration(1.0, "x", None, 1, "", {"kl": 1, "ece": 1}, {"kl": 1, "ece": 1}).as_dict()
     with pytest.raises(CheckpointError, match="must be above 0, found 0"):
         Calibration.from_dict(whole | {"temperature": 0})
+
+
+@pytest.mark.parametrize(("temperature", "words"), [(20.0, "better than guessing"), (0.05, "too few"), (2.0, None)])
+def test_a_temperature_at_its_limit_is_told(temperature: float, words: str | None):
+    scores = {"kl": 0.5, "nll": 1.0, "ece": 0.1, "brier": 0.2}
+    told = Calibration(temperature, "photos", "val", 40, "0", scores, scores).words
+    assert "temperature" in told
+    assert ("on these pictures the model is" in told) == (words is not None)
+    assert words is None or words in told
