@@ -70,7 +70,7 @@ def test_what_it_says_of_its_own_pictures_is_what_evaluate_says(
     model.evaluate(rows.take([0, 1]))
     assert "chose the temperature" not in caplog.text, "other pictures"
     after = model.evaluate(rows)
-    assert "these pictures chose the temperature; measure the model on others" in caplog.text
+    assert "these pictures chose the temperature; measure a calibrated model on others" in caplog.text
     for name in ("kl", "nll", "ece", "brier"):
         assert found.before[name] == pytest.approx(before[name], abs=1e-5), name
         assert found.after[name] == pytest.approx(after[name], abs=1e-5), name
