@@ -24,7 +24,7 @@ def shown_commands(file: str) -> list[str]:
     """The commands in code blocks, captions of tables and comments of recipes, continued lines joined."""
     text = (ROOT / file).read_text(encoding="utf-8")
     if file.endswith(".yaml"):
-        return [found.strip() for found in COMMENT.findall(text)]
+        return [found.strip() for found in COMMENT.findall(re.sub(r"\\\n#\s*", " ", text))]
     lines = [line for block in FENCE.findall(text) for line in block.replace("\\\n", " ").splitlines()]
     # `pip install uv && uv run hybridcascade demo` is a command of ours too
     own = [line[line.index("hybridcascade ") :] for line in lines if re.match(r"(.*&& uv run )?hybridcascade ", line)]
