@@ -35,8 +35,8 @@ class SelectConfig:
     seeds: str = "1"
     """With --recipe: how many seeds (3 means 0 to 2), or which: 0,3,7."""
 
-    pictures: int = 256
-    """Pictures of the unlabelled ones that the criterion is measured on."""
+    pictures: int = 1024
+    """Most pictures of the unlabelled ones that the criterion is measured on; few make its order a matter of luck."""
 
     regret: bool = False
     """With --recipe, where the truth is known: say afterwards how much accuracy the choice left behind, of methods
