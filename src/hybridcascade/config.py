@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from hybridcascade.config_phases import check_phase, check_phase_numbers, phases_of
-from hybridcascade.config_targets import check_calibration, check_targets
+from hybridcascade.config_targets import check_calibration, check_prior_numbers, check_targets
 from hybridcascade.config_use import (
     DEVICES,
     EvaluateConfig,
@@ -44,6 +44,7 @@ __all__ = [
     "at_least",
     "check_backbone",
     "check_layout",
+    "check_prior_numbers",
     "one_of",
     "split_names",
 ]

@@ -7,7 +7,7 @@ from hybridcascade.data.emotions import EmotionSpace, find_space
 from hybridcascade.data.priors import DEFAULT_EPSILON, DEFAULT_SIGMA, GEOMETRIC_PRIORS, PRIORS
 from hybridcascade.errors import SettingsError
 
-__all__ = ["TARGETS", "check_calibration", "check_targets", "prior_name", "space_of"]
+__all__ = ["TARGETS", "check_calibration", "check_prior_numbers", "check_targets", "prior_name", "space_of"]
 
 TARGETS: dict[str, str] = {
     "auto": "votes where a picture has them, else its label through the prior",
@@ -35,6 +35,13 @@ def space_of(space: str | None, ring: str | None) -> EmotionSpace | None:
     return find_space(space, ring)
 
 
+def check_prior_numbers(sigma: float, epsilon: float) -> None:
+    """Raise `SettingsError` when the width or the floor of a prior cannot be."""
+    if not sigma > 0:
+        raise SettingsError(f"prior_sigma must be above 0, got {sigma}")
+    at_least("prior_epsilon", epsilon, 0)
+
+
 def check_targets(
     learns: bool, targets: str, space: str | None, ring: str | None, prior: str | None, prior_sigma: float,
     prior_epsilon: float, vote_smoothing: float, shots: int | None, label_share: float | None,
@@ -43,9 +50,7 @@ def check_targets(
     one_of("source of targets", targets, TARGETS)
     if prior is not None:
         one_of("prior", prior, PRIORS)
-    if not prior_sigma > 0:
-        raise SettingsError(f"prior_sigma must be above 0, got {prior_sigma}")
-    at_least("prior_epsilon", prior_epsilon, 0)
+    check_prior_numbers(prior_sigma, prior_epsilon)
     at_least("vote_smoothing", vote_smoothing, 0)
     at_least("shots", shots, 1)
     if label_share is not None and not 0 < label_share <= 1:

@@ -41,12 +41,7 @@ def run(arguments: list[str]) -> int:
         if config.remove:
             model.uncalibrate()
         else:
-            terminal.say(
-                model.calibrate(
-                    config.data, config.split, config.batch_size, config.workers, config.strict, config.allow_outside,
-                    config.format, config.make_split,
-                ).words
-            )  # fmt: skip
+            terminal.say(model.calibrate(config.data, config.split, **config.reading()).words)
         model.keep()
         temperature = None if model.calibration is None else model.calibration.temperature
         if terminal.as_json:

@@ -42,11 +42,7 @@ def run(arguments: list[str]) -> int:
         from hybridcascade.api import load
 
         model = load(options.run, device=config.device)
-        where: dict[str, Any] = {
-            "split": config.split, "batch_size": config.batch_size, "workers": config.workers,
-            "strict": config.strict, "allow_outside": config.allow_outside,
-            "format": config.format, "make_split": config.make_split,
-        }  # fmt: skip
+        where = {"split": config.split, **config.reading()}
         calibration = tell_calibration(terminal, model)
         if config.full or config.plots:
             _tell_fully(terminal, config, options.run, model.evaluate_fully(config.data, **where), calibration)

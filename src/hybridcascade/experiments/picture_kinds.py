@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hybridcascade.config import at_least, check_layout, one_of
+from hybridcascade.config import at_least, check_layout, check_prior_numbers, one_of
 from hybridcascade.data.emotions import SPACES, EmotionSpace, find_space
 from hybridcascade.data.priors import DEFAULT_EPSILON, DEFAULT_SIGMA, GEOMETRIC_PRIORS, PRIORS, prior_matrix
 from hybridcascade.data.texts import DESCRIPTION_SETS, TEMPLATE_SETS, description_file, read_templates
@@ -98,9 +98,7 @@ class PicturesSpec:
             raise SettingsError(f"classes must be a list of class names, got {self.classes!r}")
 
     def _check_prior_numbers(self) -> None:
-        if not self.prior_sigma > 0:
-            raise SettingsError(f"prior_sigma must be above 0, got {self.prior_sigma}")
-        at_least("prior_epsilon", self.prior_epsilon, 0)
+        check_prior_numbers(self.prior_sigma, self.prior_epsilon)
         if self.prior == "smoothing":
             prior_matrix(self.prior, ("one", "other"), None, self.prior_sigma, self.prior_epsilon)
 

@@ -56,8 +56,8 @@ class BalancedTeacher(TeacherMethod):
             align_input(self.backbone, plain, self._zero_shot, strength, self.device)
 
     def _zero_shot(self, images: Tensor) -> Tensor:
-        features = mean_view_feature(self.backbone, images, 1)
-        return self.backbone.logit_scale * features @ self.teacher_prototypes.T
+        # The texts' scores, whatever a method's teacher scores with.
+        return BalancedTeacher.teacher_scores(self, mean_view_feature(self.backbone, images, 1))
 
     def teacher_scores(self, features: Tensor) -> Tensor:
         """Return the teacher's logits at CLIP's own scale: of the texts, unless a method has others.
